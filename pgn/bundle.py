@@ -1,0 +1,237 @@
+"""The bundle: a trained PGN with its head as one immutable, content-addressed safetensors file.
+
+A bundle is data only. Its file name ends in the first 16 hex digits of the SHA-256 over its bytes; reading checks
+that, then the manifest, then every tensor against the manifest. No torch here: arrays are NumPy's. The byte-level
+contract is docs/bundle.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from typing_extensions import Self
+
+from pgn.errors import BundleCorrupt, BundleIncompatible, BundleInvalid, BundleMissing
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+_FILE_NAME: Final = re.compile(r"^(?P<dataset>[a-z0-9][a-z0-9_-]{0,62})\.(?P<digest>[0-9a-f]{16})\.safetensors$")
+_MANIFEST_KEY: Final = "manifest"
+
+Tensors = Mapping[str, NDArray[np.float32]]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class GeneratorSpec(_Record):
+    """The shape of a prompt generator; enough to rebuild it before its weights are loaded.
+
+    `encoder` "none" means input-independent prompts: K free vectors and no library.
+    """
+
+    encoder: Literal["resnet10", "none"]
+    num_prompts: int = Field(gt=0, le=4096)
+    library_size: int = Field(ge=0, le=65536)
+    embed_dim: int = Field(gt=0, le=16384)
+    library: Literal["latent"] = "latent"
+    input_size: int = Field(gt=0, le=4096)
+
+    @model_validator(mode="after")
+    def _library_fits_encoder(self) -> Self:
+        if (self.encoder == "none") != (self.library_size == 0):
+            raise ValueError("library_size is 0 if and only if encoder is 'none'")
+        return self
+
+
+class HeadSpec(_Record):
+    """How features become class scores: `linear` W z + b, or 100-fold cosine with `text` or `prototypes`."""
+
+    kind: Literal["linear", "text", "prototypes"]
+    features: int = Field(gt=0, le=65536)
+    logit_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+
+class BackboneRef(_Record):
+    """The frozen ViT a bundle was trained on and is bound to."""
+
+    name: str
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(_Record):
+    """What a bundle says of itself; JSON in the file's header."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    dataset: str = Field(pattern=NAME_PATTERN)
+    classes: tuple[str, ...] = Field(min_length=2)
+    class_sources: tuple[str, ...] | None = None  # union PGN: the data set each class comes from
+    template: str | None = None  # class text of CLIP, with one {}
+    method: Literal["pgn", "iip"]
+    generator: GeneratorSpec
+    head: HeadSpec
+    backbone: BackboneRef
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    unknown_threshold: float | None = Field(None, ge=0, le=1)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    licence: str = "unstated"
+    created: str
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names are not distinct")
+        if self.class_sources is not None and len(self.class_sources) != len(self.classes):
+            raise ValueError("class_sources and classes differ in length")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle.
+
+    Attributes:
+        manifest: What the file says of itself.
+        tensors: float32 arrays: `generator.*`, `head.weight` (C, features), `head.bias` (C), and for generators
+            with a library `profile.mixture` (N), the mean mixture over the training images (rows sum to 1).
+        digest: SHA-256 of the file, 64 hex digits.
+    """
+
+    manifest: Manifest
+    tensors: Tensors
+    digest: str
+
+    @property
+    def version(self) -> str:
+        """The first 16 hex digits of the digest, as in the file name and in every answer."""
+        return self.digest[:16]
+
+
+def write_bundle(folder: Path, manifest: Manifest, tensors: Tensors) -> Path:
+    """Write `<dataset>.<version>.safetensors` into `folder` by rename and return its path.
+
+    The same manifest and tensors give the same bytes, hence the same name.
+
+    Raises:
+        BundleInvalid: A tensor is missing, has another shape or type than the manifest says, or is not finite.
+        OSError: The folder cannot be written.
+    """
+    _check_tensors(manifest, tensors)
+    # One metadata key only: safetensors writes several in no fixed order, and the digest needs one.
+    data = save(
+        {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)},
+        metadata={_MANIFEST_KEY: manifest.model_dump_json(by_alias=True)},
+    )
+    path = folder / file_name(manifest.dataset, hashlib.sha256(data).hexdigest())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)
+    return path
+
+
+def read_bundle(path: Path, *, backbone: str | None = None) -> Bundle:
+    """Open and verify the bundle at `path`.
+
+    Args:
+        path: A file named as `write_bundle` names it.
+        backbone: Digest of the backbone it has to fit; None accepts any.
+
+    Raises:
+        BundleMissing: No such file.
+        BundleCorrupt: The bytes do not have the digest in the name.
+        BundleInvalid: The manifest or a tensor breaks the contract, or the name is another data set's.
+        BundleIncompatible: Trained for another backbone.
+    """
+    match = _FILE_NAME.match(path.name)
+    if not match:
+        raise BundleInvalid(f"{path.name} is not named <dataset>.<16 hex digits>.safetensors")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleMissing(f"{path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(match["digest"]):
+        raise BundleCorrupt(f"{path.name} has SHA-256 {digest[:16]}…, its name says {match['digest']}")
+    manifest = _read_manifest(data, path.name)
+    if manifest.dataset != match["dataset"]:
+        raise BundleInvalid(f"{path.name} holds the data set {manifest.dataset!r}")
+    if backbone is not None and manifest.backbone.digest != backbone:
+        raise BundleIncompatible(
+            f"{path.name} was trained on backbone {manifest.backbone.name} ({manifest.backbone.digest[:16]}…), "
+            f"not on {backbone[:16]}…"
+        )
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise BundleInvalid(f"{path.name} is not a safetensors file: {error}") from error
+    _check_tensors(manifest, tensors)
+    return Bundle(manifest, tensors, digest)
+
+
+def file_name(dataset: str, digest: str) -> str:
+    """The name of a bundle's file."""
+    return f"{dataset}.{digest[:16]}.safetensors"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a reader sees all of it or nothing, also after a power cut."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _read_manifest(data: bytes, name: str) -> Manifest:
+    # safetensors' own reader wants a file for its metadata; the header is eight bytes of length and then JSON.
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        return Manifest.model_validate_json(header["__metadata__"][_MANIFEST_KEY])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'manifest'}: {f['msg']}" for f in error.errors())
+        raise BundleInvalid(f"{name}: {faults}") from error
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise BundleInvalid(f"{name} holds no manifest") from error
+
+
+def _check_tensors(manifest: Manifest, tensors: Tensors) -> None:
+    classes, generator = len(manifest.classes), manifest.generator
+    wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, manifest.head.features)}
+    if manifest.head.kind == "linear":
+        wanted["head.bias"] = (classes,)
+    if generator.encoder == "none":
+        wanted["generator.prompts"] = (generator.num_prompts, generator.embed_dim)
+    else:
+        wanted["generator.library.tokens"] = (generator.library_size, generator.embed_dim)
+        wanted["profile.mixture"] = (generator.library_size,)
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise BundleInvalid(f"tensor {name} is missing")
+        if tensors[name].shape != shape:
+            raise BundleInvalid(f"tensor {name} has shape {tensors[name].shape}, the manifest says {shape}")
+    for name, tensor in tensors.items():
+        if name not in wanted and not name.startswith("generator."):
+            raise BundleInvalid(f"tensor {name} has no place in a bundle")
+        if tensor.dtype != np.float32:
+            raise BundleInvalid(f"tensor {name} is {tensor.dtype}, not float32")
+        if not np.isfinite(tensor).all():
+            raise BundleInvalid(f"tensor {name} holds values that are not finite")

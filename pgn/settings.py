@@ -1,0 +1,88 @@
+"""One frozen Settings, from the environment (`PGN_*`) and flags; every fault is reported at once.
+
+TorchServe's own settings are not here: `config.properties` is their only source, and `read_torchserve_config` reads
+from it the addresses that the gateway calls.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pgn.errors import SetupError
+from pgn.images import DEFAULT_MAX_PIXELS
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Environment variables carry the prefix `PGN_`, flags win over them."""
+
+    model_config = SettingsConfigDict(env_prefix="PGN_", frozen=True, extra="forbid")
+
+    store: Path = Field(Path("model_store"), description="folder of the model store")
+    torchserve_config: Path = Field(Path("config.properties"), description="TorchServe's settings file")
+    host: str = Field("127.0.0.1", description="address the gateway listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port the gateway listens on")
+    max_body_bytes: int = Field(10 * 2**20, gt=0, description="largest request body")
+    max_pixels: int = Field(DEFAULT_MAX_PIXELS, gt=0, description="largest width x height of an image")
+    max_in_flight: int = Field(64, gt=0, description="requests worked on at once; more are answered 503")
+    deadline_s: float = Field(10.0, gt=0, description="seconds in which a request is answered or refused")
+    decode_threads: int = Field(os.cpu_count() or 1, gt=0, description="threads that decode images")
+    top_k: int = Field(5, ge=1, le=1000, description="classes in an answer, if the request does not say")
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from the environment and the flags that are not None; raises SetupError listing every fault."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"PGN_{'_'.join(map(str, f['loc'])).upper()}={f['input']!r}: {f['msg']}" for f in error.errors()]
+        raise SetupError("; ".join(faults)) from error
+
+
+@dataclass(frozen=True)
+class TorchServeConfig:
+    """What the rest of the product has to know of `config.properties`."""
+
+    path: Path
+    inference: str  # http://host:port
+    management: str
+    metrics: str
+    ports: tuple[int, ...]  # every port that TorchServe binds
+    vmargs: tuple[str, ...]
+    job_queue_size: int
+
+
+_ADDRESSES: Final = ("inference_address", "management_address", "metrics_address")
+_GRPC_PORTS: Final = ("grpc_inference_port", "grpc_management_port")
+
+
+def read_torchserve_config(path: Path) -> TorchServeConfig:
+    """Read `config.properties`; raises SetupError if it is missing or names no address or port."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise SetupError(f"TorchServe's settings {path} cannot be read: {error.strerror}") from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    values = {name.strip(): value.strip() for name, value in pairs}
+    try:
+        inference, management, metrics = (values[name].rstrip("/") for name in _ADDRESSES)
+        ports = [urlsplit(address).port or 80 for address in (inference, management, metrics)]
+        return TorchServeConfig(
+            path=path.resolve(),
+            inference=inference,
+            management=management,
+            metrics=metrics,
+            ports=(*ports, *(int(values[name]) for name in _GRPC_PORTS)),
+            vmargs=tuple(values.get("vmargs", "").split()),
+            job_queue_size=int(values["job_queue_size"]),
+        )
+    except KeyError as error:
+        raise SetupError(f"{path} has no line {error.args[0]}=…; every address and port has to be named") from error
+    except ValueError as error:
+        raise SetupError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Where bundles and backbones live: a local folder today, the layout of docs/model-store.md."""

@@ -1,0 +1,1 @@
+"""How the embedded backbone was made: data, teacher cache, distillation, export and card."""

@@ -1,0 +1,98 @@
+"""The student: open_clip's VisionTransformer, a start that trains fast, and a forward pass over kept tokens.
+
+The modules are open_clip's own, so a trained state dict loads into open_clip as it is.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from open_clip.pos_embed import get_2d_sincos_pos_embed
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the student, named as open_clip's VisionTransformer names them."""
+
+    image_size: int = 128
+    patch_size: int = 16
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    output_dim: int = 192
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+
+def build_student(architecture: Architecture, seed: int) -> VisionTransformer:
+    """Return a freshly initialised student; the same seed gives the same weights.
+
+    The patch projection starts orthogonal: it is frozen later together with the rest, and prompt inversion divides
+    by its singular values, so they should stay close to each other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = VisionTransformer(**asdict(architecture))
+        nn.init.orthogonal_(student.conv1.weight.flatten(1))
+        positions = get_2d_sincos_pos_embed(architecture.width, architecture.grid, cls_token=True)
+        student.positional_embedding.data.copy_(0.5 * torch.from_numpy(positions))
+        for block in student.transformer.resblocks:
+            _start_mimetic(block.attn)
+    return student
+
+
+@torch.no_grad()
+def _start_mimetic(attention: nn.MultiheadAttention) -> None:
+    """Start attention near the identity, as trained attention looks.
+
+    Source: Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", ICML 2023.
+    """
+    width, heads = attention.embed_dim, attention.num_heads
+    head_width = width // heads
+    query, key, value = attention.in_proj_weight.chunk(3)
+    for head in range(heads):
+        rows = slice(head * head_width, (head + 1) * head_width)
+        left, sizes, right = torch.linalg.svd(0.7 * _noise(width) + 0.7 * torch.eye(width))
+        roots = sizes[:head_width].sqrt()[:, None]
+        query[rows] = roots * left.T[:head_width]  # query' key is close to the noisy identity
+        key[rows] = roots * right[:head_width]
+    left, sizes, right = torch.linalg.svd(0.4 * _noise(width) - 0.4 * torch.eye(width))
+    value.copy_(sizes.sqrt()[:, None] * right)
+    attention.out_proj.weight.copy_(left * sizes.sqrt())
+
+
+def _noise(width: int) -> Tensor:
+    return torch.randn(width, width) / width**0.5
+
+
+def encode_kept(student: VisionTransformer, images: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode only some patches of each image; with all patches kept this equals open_clip's forward pass.
+
+    Args:
+        images: (B, 3, H, W) normalised float32.
+        kept: (B, K) int64, row-major indices into the patch grid.
+
+    Returns:
+        The class token (B, D) and the kept patch tokens (B, K, D), both after `ln_post` and before `proj`.
+    """
+    size = student.patch_size[0]
+    grid = images.unfold(2, size, size).unfold(3, size, size)  # (B, 3, rows, columns, size, size), a view
+    row, column = kept // student.grid_size[1], kept % student.grid_size[1]
+    # Patches are picked before they are projected, so that dropped ones cost nothing.
+    patches = grid.permute(0, 2, 3, 1, 4, 5)[torch.arange(len(images))[:, None], row, column]
+    tokens = linear(patches.flatten(2), student.conv1.weight.flatten(1)) + student.positional_embedding[1:][kept]
+    cls = (student.class_embedding + student.positional_embedding[0]).expand(len(images), 1, -1)
+    encoded = student.ln_post(student.transformer(student.ln_pre(torch.cat([cls, tokens], dim=1))))
+    return encoded[:, 0], encoded[:, 1:]
+
+
+def condition_number(student: VisionTransformer) -> float:
+    """Return largest over smallest singular value of the patch projection as a (D, 3 * patch * patch) matrix."""
+    sizes = torch.linalg.svdvals(student.conv1.weight.detach().double().flatten(1))
+    return float(sizes[0] / sizes[-1])
