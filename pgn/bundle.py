@@ -40,15 +40,18 @@ class _Record(BaseModel):
 class GeneratorSpec(_Record):
     """The shape of a prompt generator; enough to rebuild it before its weights are loaded.
 
-    `encoder` "none" means input-independent prompts: K free vectors and no library.
+    `encoder` "none" means input-independent prompts: K free vectors and no library. `input_size` is the side in
+    pixels of what the encoder sees; `antialias` says how the backbone's input is resized to it, if it differs.
     """
 
     encoder: Literal["resnet10", "none"]
+    encoder_width: int = Field(16, gt=0, le=1024)
     num_prompts: int = Field(gt=0, le=4096)
     library_size: int = Field(ge=0, le=65536)
     embed_dim: int = Field(gt=0, le=16384)
     library: Literal["latent"] = "latent"
     input_size: int = Field(gt=0, le=4096)
+    antialias: bool = False
 
     @model_validator(mode="after")
     def _library_fits_encoder(self) -> Self:

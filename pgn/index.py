@@ -6,16 +6,17 @@ docs/index-format.md.
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pgn.bundle import NAME_PATTERN, write_atomically
-from pgn.errors import IndexInvalid
+from pgn.errors import IndexInvalid, UnknownDataset
 
 INDEX_FILE = "index.json"
 
@@ -104,3 +105,11 @@ def change_index(store: Path, change: Callable[[Index], Index], *, new: Index | 
             raise IndexInvalid(f"revision {index.revision} does not follow {old.revision}")
         write_atomically(store / INDEX_FILE, (index.model_dump_json(by_alias=True, indent=2) + "\n").encode())
     return index
+
+
+def unknown_dataset(name: str, known: Iterable[str]) -> UnknownDataset:
+    """The error for a data set that is not served, with the near names among those that are."""
+    asked = name[:80]  # a hostile name costs neither a long search nor a long answer
+    near = difflib.get_close_matches(asked, list(known), n=3, cutoff=0.5)
+    advice = f"; near names: {', '.join(near)}" if near else ""
+    return UnknownDataset(f"no data set {asked!r} is served{advice}")

@@ -1,0 +1,165 @@
+"""The frozen ViT: images in, features out, with prompts between the patch tokens and the first norm.
+
+Prompts come after `[CLS, patches]` with positions already added, get no position themselves, and pass `ln_pre` where
+there is one. Two adapters, for open_clip's CLIP towers and timm's ViTs, give both the same three steps: `embed`,
+`encode`, and `forward`, which is one after the other. Nothing here ever trains: parameters carry no gradient and
+`.train()` leaves the tower in eval mode.
+
+Source: Loedeman et al., BMVC 2024; the place of insertion is that of the authors' released code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from pgn.backbone_spec import BackboneSpec, read_spec, verify_weights
+from pgn.errors import BackboneInvalid
+
+
+class FrozenBackbone(nn.Module, ABC):
+    """A ViT that answers and never changes.
+
+    Attributes:
+        spec: What it is; holds its preprocessing.
+        digest: The backbone's digest, to which bundles are bound; empty for one that came from no folder.
+        embed_dim: D, the width of its tokens and so of prompts.
+        num_features: Width of what it gives to a head.
+        grid: Patches in a row; K prompts fill whole image rows if K is a multiple of it.
+    """
+
+    embed_dim: int
+    num_features: int
+    grid: int
+
+    def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
+        super().__init__()
+        self.vit: Any = vit
+        self.spec = spec
+        self.digest = digest
+        self.register_buffer("mean", torch.tensor(spec.preprocess.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.preprocess.std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in eval mode: a frozen tower has no other, whatever the module around it is set to."""
+        return super().train(False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 squares -> (B, 3, S, S) float32 input, on the backbone's device."""
+        mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
+        return (pixels.to(mean.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions, before any norm."""
+
+    @abstractmethod
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) with prompts last -> (B, num_features)."""
+
+    def forward(self, images: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Features of prompted images.
+
+        Args:
+            images: (B, 3, S, S) normalised.
+            prompts: (B, K, D), or None for the plain ViT.
+
+        Returns:
+            (B, num_features), not normalised. Without prompts equal to the library's own forward.
+        """
+        tokens = self.embed(images)
+        if prompts is not None:
+            tokens = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)
+        return self.encode(tokens)
+
+
+class OpenClipBackbone(FrozenBackbone):
+    """A vision tower of open_clip with class-token read-out (every OpenAI CLIP ViT is one)."""
+
+    def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
+        super().__init__(vit, spec, digest)
+        if self.vit.attn_pool is not None or self.vit.pool_type != "tok":
+            raise BackboneInvalid(f"backbone {spec.name} does not read its answer from the class token")
+        self.embed_dim, self.num_features = self.vit.proj.shape
+        self.grid = self.vit.grid_size[0]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions, before `ln_pre`."""
+        patches = self.vit.conv1(images).flatten(2).transpose(1, 2)  # (B, grid * grid, D), row by row
+        class_token = self.vit.class_embedding.expand(len(patches), 1, -1)
+        return cast("Tensor", torch.cat([class_token, patches], dim=1) + self.vit.positional_embedding)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) -> (B, num_features): the class token after `ln_post`, projected."""
+        tokens = self.vit.transformer(self.vit.ln_pre(tokens))
+        return cast("Tensor", self.vit.ln_post(tokens[:, 0]) @ self.vit.proj)
+
+
+class TimmBackbone(FrozenBackbone):
+    """A `VisionTransformer` of timm; the features are what its own classifier would see."""
+
+    def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
+        super().__init__(vit, spec, digest)
+        self.embed_dim = self.num_features = self.vit.embed_dim
+        self.grid = self.vit.patch_embed.grid_size[0]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions."""
+        return cast("Tensor", self.vit._pos_embed(self.vit.patch_embed(images)))
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) -> (B, num_features), read out from the ViT's own tokens, never from prompts."""
+        own = self.vit.num_prefix_tokens + self.vit.patch_embed.num_patches
+        tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
+        return cast("Tensor", self.vit.forward_head(tokens[:, :own], pre_logits=True))
+
+
+def build_vit(spec: BackboneSpec) -> nn.Module:
+    """The ViT of that architecture with random weights; heavy libraries are imported only here.
+
+    Raises:
+        BackboneInvalid: The architecture's fields are not those of the library.
+    """
+    try:
+        if spec.library == "timm":
+            import timm
+
+            options = {name: value for name, value in spec.architecture.items() if name != "model"}
+            return timm.create_model(spec.architecture["model"], pretrained=False, **options)
+        from open_clip.model import QuickGELU
+        from open_clip.transformer import VisionTransformer
+
+        activation = QuickGELU if spec.activation == "quick_gelu" else nn.GELU
+        tower: nn.Module = VisionTransformer(**spec.architecture, act_layer=activation)
+        return tower
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise BackboneInvalid(f"backbone {spec.name}: {spec.library} cannot build its architecture: {error}") from error
+
+
+def adapt(vit: nn.Module, spec: BackboneSpec, digest: str = "") -> FrozenBackbone:
+    """`vit` behind the one interface, frozen."""
+    return (TimmBackbone if spec.library == "timm" else OpenClipBackbone)(vit, spec, digest)
+
+
+def load_backbone(folder: Path, device: torch.device | str = "cpu") -> FrozenBackbone:
+    """The frozen ViT in `folder`, verified, in float32 on `device`.
+
+    Raises:
+        BackboneInvalid: Missing, incomplete or damaged; or its weights do not fit its architecture.
+    """
+    spec, digest = read_spec(folder)
+    weights = load_file(verify_weights(folder, spec))
+    vit = build_vit(spec)
+    try:
+        vit.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except RuntimeError as error:
+        raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {error}") from error
+    return adapt(vit, spec, digest).to(device)

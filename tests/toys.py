@@ -1,0 +1,109 @@
+"""Small, real stand-ins: a model store with a seeded random backbone and bundles, and images to send to it.
+
+Everything is what production reads, only tiny: a 32 px open_clip tower (patch 8, width 32, two layers) in a backbone
+folder, bundles with an untrained generator and head, an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, Preprocess, write_spec
+from pgn.bundle import BackboneRef, GeneratorSpec, HeadSpec, Manifest, write_bundle
+from pgn.method.backbone import build_vit
+from pgn.method.generator import build_generator
+from pgn.store.local import LocalStore
+
+TOY_ARCHITECTURE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "mlp_ratio": 4.0,
+    "output_dim": 16,
+}
+
+
+def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
+    """A seeded random tower as a backbone folder; returns its digest."""
+    folder.mkdir(parents=True)
+    spec = BackboneSpec(
+        name=name,
+        library="open_clip",
+        architecture=TOY_ARCHITECTURE,
+        activation="quick_gelu",
+        preprocess=Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        weights_sha256="0" * 64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vit = build_vit(spec)
+    save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, folder / WEIGHTS_FILE)
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    return write_spec(folder, spec.model_copy(update={"weights_sha256": digest}))
+
+
+def make_bundle(
+    folder: Path, dataset: str, backbone: str, *, seed: int = 0, num_classes: int = 3, num_prompts: int = 4
+) -> Path:
+    """A bundle with a random generator and a linear head whose answers differ between images."""
+    generator_spec = GeneratorSpec(
+        encoder="resnet10", encoder_width=4, num_prompts=num_prompts, library_size=6, embed_dim=32, input_size=32
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = build_generator(generator_spec)
+        for parameter in generator.parameters():  # large enough that prompts matter
+            parameter.data *= 3
+        head = torch.randn(num_classes, 16)
+    weights = {k: v.numpy() for k, v in generator.state_dict().items() if not k.endswith("num_batches_tracked")}
+    manifest = Manifest(
+        dataset=dataset,
+        classes=tuple(f"{dataset}-{i}" for i in range(num_classes)),
+        method="pgn",
+        generator=generator_spec,
+        head=HeadSpec(kind="linear", features=16),
+        backbone=BackboneRef(name="toy", digest=backbone),
+        temperature=1.5,
+        created="2026-01-01T00:00:00Z",
+    )
+    tensors = {
+        **{f"generator.{name}": array for name, array in weights.items()},
+        "head.weight": head.numpy(),
+        "head.bias": np.zeros(num_classes, np.float32),
+        "profile.mixture": np.full(6, 1 / 6, np.float32),
+    }
+    return write_bundle(folder, manifest, tensors)
+
+
+def make_store(root: Path, datasets: Sequence[str], *, seed: int = 0) -> LocalStore:
+    """A model store that serves `datasets`, each with its own random bundle."""
+    backbone = make_backbone(root / "backbones" / "toy", seed=seed)
+    store = LocalStore(root)
+    for number, dataset in enumerate(datasets):
+        path = make_bundle(root / "made", dataset, backbone, seed=seed + number, num_classes=3 + number % 3)
+        store.add(path)
+    return store
+
+
+def make_images(count: int, size: int = 40, *, seed: int = 0) -> list[bytes]:
+    """PNG files of coloured noise, smooth enough that neighbours differ in more than noise."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
+    return [png(Image.fromarray(array).resize((size, size), Image.Resampling.BICUBIC)) for array in coarse]
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as PNG bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
