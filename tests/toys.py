@@ -6,7 +6,6 @@ folder, bundles with an untrained generator and head, an index.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, Preprocess, write_spec
+from pgn.backbone_spec import BackboneSpec, Preprocess
 from pgn.bundle import BackboneRef, GeneratorSpec, HeadSpec, Manifest, write_bundle
-from pgn.method.backbone import build_vit
+from pgn.method.backbone import build_vit, save_backbone
 from pgn.method.generator import build_generator
 from pgn.store.local import LocalStore
 
@@ -35,7 +33,6 @@ TOY_ARCHITECTURE = {
 
 def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
     """A seeded random tower as a backbone folder; returns its digest."""
-    folder.mkdir(parents=True)
     spec = BackboneSpec(
         name=name,
         library="open_clip",
@@ -46,10 +43,7 @@ def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vit = build_vit(spec)
-    save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, folder / WEIGHTS_FILE)
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    return write_spec(folder, spec.model_copy(update={"weights_sha256": digest}))
+        return save_backbone(folder, build_vit(spec), spec)
 
 
 def make_bundle(

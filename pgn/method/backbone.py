@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from pgn.backbone_spec import BackboneSpec, read_spec, verify_weights
+from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, file_sha256, read_spec, verify_weights, write_spec
 from pgn.errors import BackboneInvalid
 
 
@@ -163,3 +163,19 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> FrozenBac
     except RuntimeError as error:
         raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {error}") from error
     return adapt(vit, spec, digest).to(device)
+
+
+def save_backbone(folder: Path, vit: nn.Module, spec: BackboneSpec, *, dtype: torch.dtype = torch.float32) -> str:
+    """Write `vit` as a backbone folder and return its digest; `weights_sha256` of `spec` is filled in.
+
+    Args:
+        folder: Made if it is not there.
+        vit: What `build_vit(spec)` builds, with the weights to freeze.
+        spec: Everything but the weights' digest.
+        dtype: How weights are stored; they are read back as float32.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in vit.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE)
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        return write_spec(folder, spec.model_copy(update={"weights_sha256": file_sha256(file)}))

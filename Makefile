@@ -1,0 +1,43 @@
+# `make help` prints the targets. Everything happens in .venv; nothing is installed elsewhere.
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= $(shell for v in 3.12 3.11 3.10; do command -v python$$v && break; done || command -v python3)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make the virtual environment (once; the other targets do it by themselves)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## train a PGN, pack it, serve it on TorchServe, predict real images over REST
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.ready ## the default tests, the real TorchServe included (CPU, a few minutes)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.ready ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.ready ## format, lint, types and the arrows between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready ## put the code in form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## write constraints.txt anew for Python 3.10 to 3.12 (needs uv)
+	uv pip compile --universal --python-version 3.10 --no-annotate --no-header --quiet \
+	  --constraint constraints.in --extra dev --output-file constraints.txt pyproject.toml
+
+clean: ## remove the virtual environment, caches and runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
