@@ -1,0 +1,162 @@
+"""The command line: each subcommand parses, calls one function of the library, prints, and returns a code.
+
+Exit codes: 0 done, 1 could not, 2 asked wrongly. Answers go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from pgn import __version__
+from pgn.errors import PgnError, UsageError
+from pgn.settings import load_settings
+
+TRAIN, SERVE, STORE = "Train", "Serve", "Model store"
+
+app = typer.Typer(
+    name="pgn",
+    help="Prompt generation networks for frozen vision transformers: train, pack, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+backbone_app = typer.Typer(help="Frozen backbones: list, fetch.", no_args_is_help=True)
+app.add_typer(backbone_app, name="backbone", rich_help_panel=STORE)
+
+Store = Annotated[Path | None, typer.Option("--store", help="Folder of the model store (PGN_STORE; model_store).")]
+
+
+@app.command(rich_help_panel=SERVE)
+def archive(
+    out: Annotated[Path, typer.Option(help="Where the archives go.")] = Path("model_store/archives"),
+) -> None:
+    """Build TorchServe's archives: pgn.mar, vit.mar and the workflow pgn.war."""
+    from pgn.archive import build_archives
+
+    archives = build_archives(out)
+    for path in (*archives.models, archives.workflow):
+        print(path)
+
+
+@app.command(rich_help_panel=SERVE)
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    dataset: Annotated[str, typer.Option(help="Data set whose PGN answers; several with commas.")],
+    url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Ask a running service what is in the images."""
+    from pgn.client import Client
+
+    with Client(url) as client:
+        for image in images:
+            for result in client.predict_many(image, dataset.split(","), top_k=top_k):
+                if as_json:
+                    labels = [{"label": each.label, "probability": each.probability} for each in result.predictions]
+                    print(json.dumps({"image": str(image), "dataset": result.dataset, "predictions": labels}))
+                else:
+                    line = "  ".join(f"{each.label} {each.probability:.1%}" for each in result.predictions)
+                    print(f"{image}  {result.dataset}: {line}")
+
+
+@app.command(rich_help_panel=STORE)
+def add(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle files.")],
+    store: Store = None,
+) -> None:
+    """Verify bundles, copy them into the model store and serve them."""
+    from pgn.store.local import LocalStore
+
+    for path in bundles:
+        bundle, index = LocalStore(load_settings(store=store).store).add(path)
+        print(f"{bundle.manifest.dataset} {bundle.version} is served from revision {index.revision} on")
+
+
+@app.command("list", rich_help_panel=STORE)
+def list_datasets(store: Store = None) -> None:
+    """List what the model store serves, and in what state."""
+    from pgn.bundle import read_bundle
+    from pgn.index import read_index
+    from pgn.store.local import LocalStore
+
+    root = load_settings(store=store).store
+    index = read_index(root)
+    print(f"revision {index.revision}, backbone {index.backbone[:16]}")
+    for name, entry in sorted(index.datasets.items()):
+        for version in entry.versions:
+            path = LocalStore(root).bundle_path(name, version.digest)
+            try:
+                manifest = read_bundle(path, backbone=index.backbone).manifest
+                state = f"{len(manifest.classes)} classes, {path.stat().st_size / 1e6:.1f} MB"
+            except PgnError as error:
+                state = f"refused: {error}"
+            print(f"{name}  {version.digest[:16]}  {state}")
+
+
+@app.command("import-reference", rich_help_panel=STORE)
+def import_reference(
+    checkpoint: Annotated[Path, typer.Argument(help="A generator of the paper's authors, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Option(help="The generator under our names, as .safetensors.")],
+) -> None:
+    """Read a checkpoint of the paper's authors and write the generator under this project's tensor names."""
+    from safetensors.torch import save_file
+
+    from pgn.method.reference import load_reference
+
+    generator = load_reference(checkpoint)
+    save_file(generator.state_dict(), out)
+    spec, count = generator.spec, sum(parameter.numel() for parameter in generator.parameters())
+    print(f"{out}: K {spec.num_prompts}, N {spec.library_size}, D {spec.embed_dim}, {count:,} parameters")
+
+
+@backbone_app.command("list")
+def list_backbones(store: Store = None) -> None:
+    """List the backbones in the model store."""
+    from pgn.store.local import LocalStore
+
+    for folder, (spec, digest) in LocalStore(load_settings(store=store).store).backbones().items():
+        print(f"{folder}  {digest[:16]}  {spec.library}, {spec.preprocess.size} px, {spec.activation}")
+
+
+@backbone_app.command("fetch")
+def fetch_backbone(
+    model: Annotated[str, typer.Argument(help="A ViT of open_clip, e.g. ViT-B-32-quickgelu.")],
+    out: Annotated[Path, typer.Option(help="Backbone folder to make.")],
+    pretrained: Annotated[str, typer.Option(help="A tag of open_clip's hub, or a weights file.")] = "openai",
+    activation: Annotated[
+        Literal["gelu", "quick_gelu"] | None, typer.Option(help="What a weights file was trained with.")
+    ] = None,
+) -> None:
+    """Turn a CLIP model of open_clip into a backbone folder."""
+    from training.backbones.clip import fetch_clip
+
+    print(f"{out}  {fetch_clip(model, pretrained, out, activation=activation)[:16]}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pgn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Entry point of the console script: user errors become one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except PgnError as error:
+        print(f"pgn: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    sys.exit(0)
