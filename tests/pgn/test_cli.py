@@ -1,0 +1,92 @@
+"""The command line: what each command prints, and that every error is one line with the right exit code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.toys import make_bundle, make_store
+
+from pgn.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `pgn ARGUMENTS`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pgn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+    streams = capsys.readouterr()
+    return int(exit_info.value.code or 0), streams.out, streams.err
+
+
+def test_help_groups_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """A newcomer sees at one glance what trains, what serves and what keeps the store."""
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert [re.search(rf"─ {group} ─", out) is not None for group in ("Train", "Serve", "Model store")] == [True] * 3
+
+
+def test_a_wrong_option_is_asked_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 tells a script that the command, not the machine, is at fault."""
+    assert run(capsys, "list", "--nonsense")[0] == 2
+
+
+def test_an_empty_folder_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A user error is a sentence that names the file, never a traceback."""
+    code, out, err = run(capsys, "list", "--store", tmp_path)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "index.json" in err
+
+
+def test_an_added_bundle_is_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`pgn add` makes a data set served, and `pgn list` shows it."""
+    store = make_store(tmp_path / "store", ["flowers"])
+    backbone = next(digest for _, digest in store.backbones().values())
+    path = make_bundle(tmp_path, "pets", backbone)
+    assert run(capsys, "add", path, "--store", store.root)[0] == 0
+    code, out, _ = run(capsys, "list", "--store", store.root)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["flowers", "pets"]
+
+
+def test_a_damaged_bundle_is_listed_with_its_reason(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One bad file is named and does not hide the others."""
+    store = make_store(tmp_path / "store", ["flowers", "pets"])
+    path = next((store.root / "datasets" / "pets").iterdir())
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    _, out, _ = run(capsys, "list", "--store", store.root)
+    flowers, pets = out.splitlines()[1:]
+    assert "classes" in flowers
+    assert "refused" in pets
+    assert "SHA-256" in pets
+
+
+def test_a_silent_address_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`pgn predict` with no service running says where it asked and what starts one."""
+    image = tmp_path / "image.png"
+    image.write_bytes(b"\x89PNG")
+    code, _, err = run(capsys, "predict", image, "--dataset", "digits", "--url", "http://127.0.0.1:9")
+    assert code == 1
+    assert "127.0.0.1:9" in err
+    assert "pgn serve" in err
+
+
+@pytest.mark.shared
+def test_an_authors_checkpoint_is_imported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: Path
+) -> None:
+    """`pgn import-reference` reads the sizes off the tensors and says them."""
+    checkpoint = shared / "reference/checkpoints/pgn_vit_eurosat.safetensors"
+    code, out, _ = run(capsys, "import-reference", checkpoint, "--out", tmp_path / "generator.safetensors")
+    assert code == 0
+    assert "K 16, N 128, D 768, 669,808 parameters" in out
+
+
+def test_the_console_script_starts_without_torch() -> None:
+    """`pgn --help` answers at once: heavy libraries are loaded by the commands that need them."""
+    code = "import sys; import pgn.cli; sys.exit(any(name in sys.modules for name in ('torch', 'fastapi')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
