@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell for v in 3.12 3.11 3.10; do command -v python$$v && break; done || command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock clean
+.PHONY: help setup demo test test-slow lint format docs lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.ready ## format, lint, types and the arrows between packages
 format: $(VENV)/.ready ## put the code in form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.ready ## write docs/cli.md anew from the program's own help
+	$(BIN)/python -m typer pgn.cli utils docs --name pgn --output docs/cli.md
 
 lock: ## write constraints.txt anew for Python 3.10 to 3.12 (needs uv)
 	uv pip compile --universal --python-version 3.10 --no-annotate --no-header --quiet \

@@ -179,7 +179,7 @@ def read_bundle(path: Path, *, backbone: str | None = None) -> Bundle:
         )
     try:
         tensors = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that NumPy does not have
         raise BundleInvalid(f"{path.name} is not a safetensors file: {error}") from error
     _check_tensors(manifest, tensors)
     return Bundle(manifest, tensors, digest)
@@ -212,7 +212,7 @@ def _read_manifest(data: bytes, name: str) -> Manifest:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'manifest'}: {f['msg']}" for f in error.errors())
         raise BundleInvalid(f"{name}: {faults}") from error
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleInvalid(f"{name} holds no manifest") from error
 
 

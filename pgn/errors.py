@@ -21,12 +21,16 @@ class PgnError(Exception):
     Args:
         message: What was met (with its value) and what was expected.
         hint: What to do now; the class has a default.
+
+    Attributes:
+        request_id: The request it belongs to, in an error that came from another process; else empty.
     """
 
     code: ClassVar[str] = "service.internal"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
     default_hint: ClassVar[str] = "look at the server's log for this request id"
+    request_id: str = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -61,6 +65,22 @@ class MalformedRequest(RequestError):
 
     code = "request.malformed"
     default_hint = "send raw image bytes, multipart with a field 'image', or JSON {\"image\": base64}"
+
+
+class UnknownPath(RequestError):
+    """No end point has this path."""
+
+    code = "request.unknown_path"
+    status = 404
+    default_hint = "/docs lists the end points"
+
+
+class WrongMethod(RequestError):
+    """The end point answers other methods."""
+
+    code = "request.wrong_method"
+    status = 405
+    default_hint = "the Allow header names the methods; /docs describes them"
 
 
 class UnknownDataset(RequestError):
@@ -263,4 +283,6 @@ ERRORS: dict[str, type[PgnError]] = _leaves(PgnError)
 def from_wire(fields: dict[str, Any]) -> PgnError:
     """The error that `to_wire` described; an unknown code becomes a plain PgnError with the same words."""
     cls = ERRORS.get(str(fields.get("code")), PgnError)
-    return cls(str(fields.get("message", "unknown error")), hint=str(fields.get("hint", "")))
+    error = cls(str(fields.get("message", "unknown error")), hint=str(fields.get("hint", "")))
+    error.request_id = str(fields.get("request_id", ""))
+    return error

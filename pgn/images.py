@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, UnreadableImage
 
@@ -26,12 +26,12 @@ _SIGNATURES: Final = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
     "GIF": (b"GIF87a", b"GIF89a"),
-    "WEBP": (b"RIFF",),
+    "WEBP": (b"RIFF",),  # and "WEBP" at byte 8: RIFF alone may be sound or film
     "BMP": (b"BM",),
     "TIFF": (b"II*\x00", b"MM\x00*"),
     "PPM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
 }
-_FORMATS: Final = (*_SIGNATURES, "MPO")  # MPO: what many phones write into a .jpg
+_FORMATS: Final = tuple(_SIGNATURES)  # JPEG's reader also takes MPO, what many phones write into a .jpg
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Our own limit is checked on the header, before Pillow decodes; its warning would only add noise to the log.
@@ -67,7 +67,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
     """The upright 8-bit RGB image in `data`; raises as `read_square` does."""
     if not data:
         raise EmptyBody("the image has 0 bytes")
-    if not any(data.startswith(start) for starts in _SIGNATURES.values() for start in starts):
+    known = any(data.startswith(start) for starts in _SIGNATURES.values() for start in starts)
+    if not known or (data.startswith(b"RIFF") and data[8:12] != b"WEBP"):
         raise NotAnImage(f"the bytes start with {data[:8]!r}, which is no image format read here")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -78,6 +79,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
             return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"the image is over the limit of {max_pixels:,} pixels") from error
+    except UnidentifiedImageError as error:  # its own text names an object in memory
+        raise UnreadableImage("the image cannot be decoded: what follows its first bytes is no such format") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
         # Pillow's decoders raise all of these on damaged files.
         raise UnreadableImage(f"the image cannot be decoded: {str(error) or type(error).__name__}") from error
@@ -87,7 +90,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("the image has floating-point pixels", hint="save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grey; keep the high byte
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
+        grey = np.asarray(image).clip(0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")

@@ -58,7 +58,7 @@ class Index(_Record):
     @classmethod
     def _names_are_safe(cls, datasets: dict[str, Entry]) -> dict[str, Entry]:
         for name in datasets:
-            if not re.match(NAME_PATTERN, name):
+            if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"{name!r} is no data set name: a-z, 0-9, _ and -, at most 63")
         return datasets
 
@@ -68,7 +68,8 @@ class Index(_Record):
         before = () if old is None else (*(version.digest for version in old.versions), *old.previous)
         previous = tuple(dict.fromkeys(name for name in before if name != digest))
         entry = Entry(versions=(Version(digest=digest, share=1.0),), previous=previous)
-        return self.model_copy(update={"revision": self.revision + 1, "datasets": {**self.datasets, dataset: entry}})
+        datasets = {**self.datasets, dataset: entry}
+        return Index(revision=self.revision + 1, backbone=self.backbone, datasets=datasets)
 
 
 def read_index(store: Path) -> Index:

@@ -101,7 +101,7 @@ def decode(data: bytes) -> Message:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'request'}: {f['msg']}" for f in error.errors())
         raise MessageInvalid(f"the message's request is wrong: {faults}") from error
-    except (struct.error, ValueError, KeyError, TypeError, SafetensorError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, SafetensorError, AttributeError, RecursionError) as error:
         raise MessageInvalid(f"{len(data)} bytes are no message: {error}") from error
     images = tensors.pop("images", None)
     prompts = tuple(tensors[f"prompts.{i}"] for i in range(len(tensors)) if f"prompts.{i}" in tensors)
@@ -114,7 +114,9 @@ def _check(message: Message, *, stray: int) -> None:
     images, prompts, targets = message.images, message.prompts, message.request.targets
     if stray:
         raise MessageInvalid("the message holds tensors other than images and prompts")
-    if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
+    if images is not None and not (
+        images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
+    ):
         raise MessageInvalid(f"images are {images.dtype} {images.shape}, not uint8 (M, S, S, 3)")
     if prompts and len(prompts) != len(targets):
         raise MessageInvalid(f"there are prompts for {len(prompts)} data sets; {len(targets)} were asked about")

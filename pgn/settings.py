@@ -65,7 +65,7 @@ _GRPC_PORTS: Final = ("grpc_inference_port", "grpc_management_port")
 def read_torchserve_config(path: Path) -> TorchServeConfig:
     """Read `config.properties`; raises SetupError if it is missing or names no address or port."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("latin-1").splitlines()  # what Java reads, too
     except OSError as error:
         raise SetupError(f"TorchServe's settings {path} cannot be read: {error.strerror}") from error
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))

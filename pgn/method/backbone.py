@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -133,7 +134,8 @@ def build_vit(spec: BackboneSpec) -> nn.Module:
             import timm
 
             options = {name: value for name, value in spec.architecture.items() if name != "model"}
-            return timm.create_model(spec.architecture["model"], pretrained=False, **options)
+            name = spec.architecture["model"]
+            return timm.create_model(name, pretrained=False, act_layer=spec.activation, **options)
         from open_clip.model import QuickGELU
         from open_clip.transformer import VisionTransformer
 
@@ -156,11 +158,12 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> FrozenBac
         BackboneInvalid: Missing, incomplete or damaged; or its weights do not fit its architecture.
     """
     spec, digest = read_spec(folder)
-    weights = load_file(verify_weights(folder, spec))
+    path = verify_weights(folder, spec)
     vit = build_vit(spec)
     try:
+        weights = load_file(path)
         vit.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {error}") from error
     return adapt(vit, spec, digest).to(device)
 

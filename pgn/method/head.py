@@ -87,7 +87,7 @@ def embed_class_texts(
     """
     if template.count("{}") != 1:
         raise UsageError(f"the template {template!r} must hold exactly one {{}}", hint="e.g. 'a photo of a {}'")
-    tokens = tokenizer([template.format(name) for name in classes])
+    tokens = tokenizer([template.replace("{}", name) for name in classes])
     encode_text: Any = clip.encode_text
     with torch.no_grad():
         return F.normalize(encode_text(tokens).float(), dim=-1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pgn.backbone_spec import SPEC_FILE, BackboneSpec, read_spec
 from pgn.bundle import Bundle, file_name, read_bundle, write_atomically
-from pgn.errors import BackboneInvalid
+from pgn.errors import BackboneInvalid, BundleCorrupt
 from pgn.index import Index, change_index
 
 
@@ -39,8 +39,11 @@ class LocalStore:
         return self.root / "datasets" / dataset / file_name(dataset, digest)
 
     def read(self, dataset: str, digest: str, *, backbone: str) -> Bundle:
-        """Open and verify a bundle that the index names; raises as `read_bundle` does."""
-        return read_bundle(self.bundle_path(dataset, digest), backbone=backbone)
+        """Open and verify a bundle that the index names, all 64 digits of it; raises as `read_bundle` does."""
+        bundle = read_bundle(self.bundle_path(dataset, digest), backbone=backbone)
+        if bundle.digest != digest:
+            raise BundleCorrupt(f"bundle {bundle.version} has SHA-256 {bundle.digest}, the index says {digest}")
+        return bundle
 
     def add(self, bundle_file: Path) -> tuple[Bundle, Index]:
         """Verify a bundle, copy it in and serve it from the next revision on.

@@ -30,6 +30,9 @@ def student_view(
 
     Args:
         images: (B, 3, H, W) uint8.
+        size_px: the student's input.
+        augmentation: how often and how far.
+        generator: source of every draw.
     """
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     grey = torch.rand(len(images), generator=generator) < augmentation.grey
@@ -37,7 +40,7 @@ def student_view(
     luma = (flipped * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
     toned = torch.where(grey[:, None, None, None], luma, flipped)
     views = []
-    for part in toned.split(augmentation.chunk):
+    for part in torch.split(toned, augmentation.chunk):
         if torch.rand((), generator=generator) < augmentation.coarse:
             low, high = augmentation.coarse_px
             side = int(torch.randint(low, high + 1, (), generator=generator))

@@ -26,7 +26,7 @@ from training.backbones.files import write_whole
 from training.backbones.heldout import Split, features_of, knn_accuracy, read_splits
 from training.backbones.muon import build_optimisers
 from training.backbones.student import Architecture, build_student, encode_kept
-from training.backbones.teacher import DIM, GRID
+from training.backbones.teacher import DIM, GRID, read_facts
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -52,7 +52,7 @@ class DistilConfig:
     seed: int = 0
     checkpoint_minutes: float = 3.0
     evaluate_minutes: float = 10.0
-    log_steps: int = 50
+    log_steps: int = 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Pool:
 
 def open_pool(images: Path, folder: Path) -> Pool:
     """Open the packed images and the teacher's cache, as far as the cache goes."""
-    count = json.loads((folder / "tokens.json").read_text())["count"]
+    count = read_facts(folder)["count"]
     with np.load(folder / "scale.npz") as scale:
         tensors = {name: torch.from_numpy(scale[name]) for name in scale.files}
     tokens = np.load(folder / "tokens.npy", mmap_mode="r")
@@ -114,8 +114,10 @@ class Distillation:
 
     def save(self) -> None:
         """Write the checkpoint so that a kill at any moment leaves the old or the new one whole."""
+        settings = asdict(self.config)
         state = {
-            "architecture": asdict(self.config.architecture),
+            "architecture": settings["architecture"],
+            "settings": {name: value for name, value in settings.items() if isinstance(value, int | float)},
             "student": self.student.state_dict(),
             "patch_head": self.patch_head.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -157,7 +159,7 @@ class Distillation:
             cls, seen = encode_kept(self.student, views, kept)
             cls_loss = 1 - cosine_similarity((cls @ self.student.proj).float(), cls_target, dim=-1).mean()
             patch_loss = 1 - cosine_similarity(self.patch_head(seen).float(), patch_target, dim=-1).mean()
-        (cls_loss + patch_loss).backward()
+        torch.autograd.backward(cls_loss + patch_loss)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -174,12 +176,14 @@ class Distillation:
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the student's projected features (B, 192) of images (B, 3, H, W) in 0..1."""
-        return self.student((images - 0.5) / 0.5)
+        features: Tensor = self.student((images - 0.5) / 0.5)
+        return features
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint's tensors and numbers; nothing in the file is executed."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def knn_on_val(run: Distillation, sets: dict[str, dict[str, Split]]) -> dict[str, float]:
@@ -198,6 +202,7 @@ def distil(config: DistilConfig, clock: Callable[[], float] = time.monotonic) ->
     """Train until the budget is spent, resuming if there is a checkpoint; return the final checkpoint's path.
 
     Args:
+        config: the run; `out` may hold an earlier checkpoint of it.
         clock: seconds; asked once before the first step and once after every step.
     """
     pool = open_pool(config.images, config.pool)
@@ -252,7 +257,7 @@ def main() -> None:
         bfloat16=arguments.bfloat16,
         seed=arguments.seed,
     )
-    print(distil(config))
+    distil(config)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a neighbouring temporary file, flush it to disk and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
@@ -16,7 +16,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     draft.replace(path)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, or nothing."""
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
 def sha256_of(path: Path) -> str:
     """Return the lower-case hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

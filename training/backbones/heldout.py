@@ -69,7 +69,7 @@ def read_splits(tar: Path, splits: Sequence[str], side_px: int) -> dict[str, Spl
 @torch.inference_mode()
 def features_of(encoder: Encoder, images: Tensor, batch: int = 50) -> Tensor:
     """Return (N, F) float32 features of uint8 images, made batch by batch."""
-    return torch.cat([encoder(part / 255).float() for part in images.split(batch)])
+    return torch.cat([encoder(part / 255).float() for part in torch.split(images, batch)])
 
 
 def knn_accuracy(gallery: Tensor, gallery_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 10) -> float:

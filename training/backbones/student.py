@@ -3,6 +3,7 @@
 The modules are open_clip's own, so a trained state dict loads into open_clip as it is.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -68,13 +69,14 @@ def _start_mimetic(attention: nn.MultiheadAttention) -> None:
 
 
 def _noise(width: int) -> Tensor:
-    return torch.randn(width, width) / width**0.5
+    return torch.randn(width, width) / math.sqrt(width)
 
 
 def encode_kept(student: VisionTransformer, images: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Encode only some patches of each image; with all patches kept this equals open_clip's forward pass.
 
     Args:
+        student: as `build_student` returns it.
         images: (B, 3, H, W) normalised float32.
         kept: (B, K) int64, row-major indices into the patch grid.
 

@@ -6,6 +6,7 @@ Only `train/` is read: `val/` and `test/` never reach the student.
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 from training.backbones.files import write_whole
 
 SIDE_PX = 64
+
+log = logging.getLogger(__name__)
 
 
 def training_files(folder: Path) -> list[Path]:
@@ -52,13 +55,14 @@ def pack(files: Sequence[Path], out: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description="Pack Tiny-ImageNet's training images into one array.")
     parser.add_argument("--folder", type=Path, required=True, help="the folder tiny-imagenet-200")
     parser.add_argument("--out", type=Path, required=True, help=".npy file to write")
     arguments = parser.parse_args()
     files = training_files(arguments.folder)
     pack(files, arguments.out)
-    print(f"{len(files)} images in {arguments.out}")
+    log.info("%d images in %s", len(files), arguments.out)
 
 
 if __name__ == "__main__":

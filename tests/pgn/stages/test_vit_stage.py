@@ -1,0 +1,154 @@
+"""Stage vit: answers equal to the in-process ones, whatever the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgn.errors import NotAnImage
+from pgn.index import read_index
+from pgn.message import Message, Request, Target, decode, encode, encode_error
+from pgn.method.backbone import load_backbone
+from pgn.method.predictor import Predictor
+from pgn.settings import Settings
+from pgn.stages.pgn_stage import PgnStage
+from pgn.stages.rows import Row
+from pgn.stages.vit_stage import VitStage
+from pgn.store.local import LocalStore
+from tests.pgn.stages.asking import SQUARES, ask, body, probabilities
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def stages(mixed_store: LocalStore) -> tuple[PgnStage, VitStage]:
+    """Both stages as their handlers load them."""
+    settings = Settings(store=mixed_store.root)
+    return PgnStage.load(settings, CPU), VitStage.load(settings, CPU)
+
+
+def through(stages: tuple[PgnStage, VitStage], rows: list[Row]) -> list[dict[str, Any]]:
+    """What the workflow answers."""
+    first, second = stages
+    return [body(answer) for answer in second.answer([{"body": bytearray(a)} for a in first.answer(rows)])]
+
+
+def in_process(store: LocalStore, dataset: str, image: int) -> dict[str, float]:
+    index = read_index(store.root)
+    bundle = store.read(dataset, index.datasets[dataset].versions[0].digest, backbone=index.backbone)
+    predictor = Predictor(load_backbone(store.backbone_folder(index.backbone)), bundle)
+    scores = predictor.probabilities(torch.from_numpy(SQUARES[[image]]))[0].tolist()
+    return dict(zip(bundle.manifest.classes, scores, strict=True))
+
+
+def test_a_mixed_batch_answers_as_in_process(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """Data sets, numbers of prompts, several images and several targets in one batch: to 1e-5."""
+    asked = {"a": (["flowers"], [0]), "b": (["pets", "shapes", "flowers"], [1, 2]), "c": (["shapes"], [3])}
+    answers = through(stages, [ask(name, *what) for name, what in asked.items()])
+    for answer, (name, (datasets, images)) in zip(answers, asked.items(), strict=True):
+        assert answer["request_id"] == name
+        places = [(result["image"], result["dataset"]) for result in answer["results"]]
+        assert places == [(i, dataset) for i in range(len(images)) for dataset in datasets]
+        for result in answer["results"]:
+            wanted = in_process(mixed_store, result["dataset"], images[result["image"]])
+            assert probabilities(result) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_row_is_answered_alone_as_in_a_batch(stages: tuple[PgnStage, VitStage]) -> None:
+    """Neighbours change nothing."""
+    rows = [ask(str(i), [("flowers", "pets", "shapes")[i % 3]], [i]) for i in range(8)]
+    for together, row in zip(through(stages, rows), rows, strict=True):
+        (alone,) = through(stages, [row])
+        assert probabilities(together["results"][0]) == pytest.approx(probabilities(alone["results"][0]), abs=1e-5)
+
+
+def test_one_vit_pass_for_all_data_sets_of_equal_k(
+    stages: tuple[PgnStage, VitStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is why one frozen ViT serves hundreds of data sets."""
+    shapes = []
+    backbone = stages[1]._backbone
+    forward = backbone.forward
+
+    def count(images: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
+        shapes.append(None if prompts is None else tuple(prompts.shape[:2]))
+        return forward(images, prompts)
+
+    monkeypatch.setattr(backbone, "forward", count)
+    through(stages, [ask("a", ["flowers"]), ask("b", ["pets", "flowers"], [1, 2]), ask("c", ["shapes"])])
+    assert sorted(shapes) == [(1, 2), (5, 4)]
+
+
+def test_the_most_probable_classes_come_first(stages: tuple[PgnStage, VitStage]) -> None:
+    """`top_k` cuts the list, and may be larger than there are classes."""
+    two, all_ = through(stages, [ask("a", ["pets"], top_k=2), ask("b", ["pets"], top_k=1000)])
+    values = list(probabilities(all_["results"][0]).values())
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+    assert list(probabilities(two["results"][0])) == list(probabilities(all_["results"][0]))[:2]
+
+
+def test_an_error_of_stage_pgn_becomes_the_body(stages: tuple[PgnStage, VitStage]) -> None:
+    """A direct caller reads what the gateway's would."""
+    row = {"body": encode_error(NotAnImage("no image"), "the-id")}
+    answer, good = stages[1].answer([row, {"body": stages[0].answer([ask("a", ["pets"])])[0]}])
+    assert body(answer) == {"error": {**NotAnImage("no image").to_wire(), "request_id": "the-id"}}
+    assert body(good)["results"]
+
+
+def test_bad_messages_leave_the_others_right(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """Stage vit trusts nothing: not the shape, not the width, not the version."""
+    good = decode(stages[0].answer([ask("good", ["pets"])])[0])
+    (target,) = good.request.targets
+
+    def row(images: Any = good.images, prompts: Any = good.prompts, target: Target = target) -> Row:
+        return {"body": encode(Message(Request(id="bad", targets=(target,)), images, prompts))}
+
+    nan = np.full_like(good.prompts[0], np.nan)
+    rows = [
+        row(prompts=()),
+        row(images=np.zeros((1, 16, 16, 3), np.uint8)),
+        row(prompts=(np.zeros((1, 4, 7), np.float32),)),
+        row(prompts=(np.zeros((1, 3, 32), np.float32),)),
+        row(target=Target(dataset="pets")),
+        row(target=Target(dataset="pets", digest="0" * 64)),
+        row(prompts=(nan,)),
+        row(images=None),
+        {"body": b""},
+        {"body": encode(good)},
+    ]
+    *bad, last = (body(answer) for answer in stages[1].answer(rows))
+    codes = [answer["error"]["code"] for answer in bad]
+    invalid, failed = "message.invalid", "service.stage_failed"
+    assert codes == [*[invalid] * 5, "service.not_ready", failed, invalid, "request.empty"]
+    assert probabilities(last["results"][0]) == pytest.approx(in_process(mixed_store, "pets", 0), abs=1e-5)
+
+
+def test_a_pass_that_fails_fails_its_group_alone(
+    stages: tuple[PgnStage, VitStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with another number of prompts are answered."""
+    backbone = stages[1]._backbone
+    forward = backbone.forward
+
+    def fail(images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        if prompts.shape[1] == 2:
+            raise RuntimeError("out of luck")
+        return forward(images, prompts)
+
+    monkeypatch.setattr(backbone, "forward", fail)
+    good, bad = through(stages, [ask("a", ["flowers"]), ask("b", ["shapes"])])
+    assert good["results"]
+    assert bad["error"]["code"] == "service.stage_failed"
+    assert bad["error"]["request_id"] == "b"
+
+
+def test_half_precision_prompts_are_taken(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """A caller may save bytes; the answer moves by as much as the rounding."""
+    message = decode(stages[0].answer([ask("a", ["pets"])])[0])
+    half = Message(message.request, message.images, (message.prompts[0].astype(np.float16),))
+    answer = body(stages[1].answer([{"body": encode(half)}])[0])
+    assert probabilities(answer["results"][0]) == pytest.approx(in_process(mixed_store, "pets", 0), abs=1e-2)

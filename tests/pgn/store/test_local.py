@@ -1,0 +1,149 @@
+"""A model store in a folder serves what its index names, verified, and takes in nothing that does not fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pgn.errors import BackboneInvalid, BundleCorrupt, BundleIncompatible, BundleInvalid, BundleMissing, IndexInvalid
+from pgn.index import read_index
+from pgn.store.local import LocalStore
+from tests.toys import make_backbone, make_bundle, make_store
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two data sets, made once."""
+    return make_store(tmp_path_factory.mktemp("store") / "store", ["digits", "letters"]).root
+
+
+@pytest.fixture
+def store(original: Path, tmp_path: Path) -> LocalStore:
+    """A copy of that store, for one test to spoil."""
+    return LocalStore(shutil.copytree(original, tmp_path / "store"))
+
+
+def served(store: LocalStore, dataset: str) -> str:
+    return read_index(store.root).datasets[dataset].versions[0].digest
+
+
+def test_what_was_added_is_served(store):
+    """Two `add`s, two revisions, two bundles that open."""
+    index = read_index(store.root)
+    assert (index.revision, sorted(index.datasets)) == (2, ["digits", "letters"])
+    for name in index.datasets:
+        assert store.read(name, served(store, name), backbone=index.backbone).manifest.dataset == name
+
+
+def test_a_bundle_lies_under_its_data_set(store):
+    """The layout is part of the contract: an object store will have the same keys."""
+    digest = served(store, "digits")
+    path = store.bundle_path("digits", digest)
+    assert path == store.root / "datasets" / "digits" / f"digits.{digest[:16]}.safetensors"
+    assert path.is_file()
+
+
+def test_the_backbone_is_found_by_its_digest(store):
+    """Folders may have any name; the digest decides."""
+    folder = (store.root / "backbones" / "toy").rename(store.root / "backbones" / "renamed")
+    assert store.backbone_folder(read_index(store.root).backbone) == folder
+
+
+def test_an_unknown_backbone_names_what_there_is(store):
+    """The operator sees whether the folder is missing or another."""
+    with pytest.raises(BackboneInvalid, match=r"no backbone cdcdcdcdcdcdcdcd…; it holds toy \("):
+        store.backbone_folder("cd" * 32)
+
+
+def test_an_empty_store_holds_no_backbone(tmp_path):
+    """The first thing that goes wrong on a new machine has a message of its own."""
+    with pytest.raises(BackboneInvalid, match="it holds none"):
+        LocalStore(tmp_path).backbone_folder("cd" * 32)
+
+
+def test_a_newer_bundle_takes_over_and_the_old_one_stays(store, tmp_path):
+    """Going back needs the old file."""
+    before = read_index(store.root)
+    path = make_bundle(tmp_path, "digits", before.backbone, seed=9)
+    bundle, index = store.add(path)
+    assert index.revision == before.revision + 1
+    assert served(store, "digits") == bundle.digest
+    assert index.datasets["digits"].previous == (before.datasets["digits"].versions[0].digest,)
+    assert store.bundle_path("digits", index.datasets["digits"].previous[0]).is_file()
+
+
+def test_adding_copies_the_bytes(store, tmp_path):
+    """The store does not depend on where a bundle was trained."""
+    path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
+    data = path.read_bytes()
+    bundle, _ = store.add(path)
+    path.unlink()
+    assert store.bundle_path("digits", bundle.digest).read_bytes() == data
+
+
+def test_a_bundle_for_another_backbone_is_not_taken_in(store, tmp_path):
+    """A store serves one backbone, even if it holds two."""
+    other = make_backbone(store.root / "backbones" / "other", seed=1, name="other")
+    before = read_index(store.root)
+    with pytest.raises(BundleIncompatible):
+        store.add(make_bundle(tmp_path, "digits", other))
+    assert read_index(store.root) == before
+
+
+def test_a_bundle_without_its_backbone_is_not_taken_in(store, tmp_path):
+    """It could never answer."""
+    with pytest.raises(BackboneInvalid, match="no backbone cdcdcd"):
+        store.add(make_bundle(tmp_path, "digits", "cd" * 32))
+
+
+def test_a_damaged_bundle_is_not_taken_in(store, tmp_path):
+    """What is refused leaves no trace in the index."""
+    path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleCorrupt):
+        store.add(path)
+    assert read_index(store.root).revision == 2
+
+
+def test_a_renamed_bundle_is_not_taken_in(store, tmp_path):
+    """A store's names are promises about content."""
+    path = make_bundle(tmp_path, "digits", read_index(store.root).backbone)
+    with pytest.raises(BundleInvalid, match="is not named"):
+        store.add(path.rename(tmp_path / "mine.safetensors"))
+
+
+def test_one_damaged_bundle_leaves_the_others_readable(store):
+    """Data sets fail one by one."""
+    index = read_index(store.root)
+    path = store.bundle_path("digits", served(store, "digits"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleCorrupt):
+        store.read("digits", served(store, "digits"), backbone=index.backbone)
+    assert store.read("letters", served(store, "letters"), backbone=index.backbone)
+
+
+def test_a_missing_bundle_is_named(store):
+    """The index is the truth; a file that it names and that is not there is a fault of its own."""
+    digest = served(store, "digits")
+    store.bundle_path("digits", digest).unlink()
+    with pytest.raises(BundleMissing, match=digest[:16]):
+        store.read("digits", digest, backbone=read_index(store.root).backbone)
+
+
+def test_the_whole_digest_counts(store):
+    """The file name shows 16 digits of 64; an index that differs in the others means another bundle."""
+    digest = served(store, "digits")
+    other = digest[:-1] + ("0" if digest[-1] != "0" else "1")
+    with pytest.raises(BundleCorrupt, match="the index says"):
+        store.read("digits", other, backbone=read_index(store.root).backbone)
+
+
+def test_a_damaged_index_stops_an_addition(store, tmp_path):
+    """Data sets that cannot be read may not be forgotten either."""
+    path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
+    (store.root / "index.json").write_text("{")
+    with pytest.raises(IndexInvalid):
+        store.add(path)
+    assert (store.root / "index.json").read_text() == "{"

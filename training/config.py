@@ -1,0 +1,110 @@
+"""One frozen TrainConfig: everything that decides a run, and what of it follows from the number of images.
+
+The command line's flags are the fields' names; `command` writes a config back as the command that makes it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pgn.bundle import NAME_PATTERN
+from pgn.errors import UsageError
+from training.data.registry import open_datasets
+
+
+class Recipe(BaseModel):
+    """How long and how fast to learn, and how large the generator is.
+
+    Rates are AdamW's. The library's is the largest by far: its tokens start near zero, and each sees only its share
+    of the mixture's gradient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_prompts: int = Field(8, ge=1, le=4096, description="K; fills image rows if a multiple of the backbone's grid")
+    library_size: int = Field(64, ge=1, le=65536, description="N tokens in the library")
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=2)
+    library_rate: float = Field(1e-2, gt=0, description="learning rate of the token library, or of the free prompts")
+    encoder_rate: float = Field(2e-3, gt=0, description="learning rate of the image encoder and its logits")
+    head_rate: float = Field(1e-3, gt=0, description="learning rate of the head")
+
+
+class TrainConfig(BaseModel):
+    """A run: what is learned from what, on which backbone, into which folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: tuple[str, ...] = Field(min_length=1, description="what `open_dataset` reads; several make a union")
+    method: Literal["pgn", "iip"] = "pgn"
+    out: Path
+    name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the bundle, if not the data set's")
+    data_dir: Path = Path("data")
+    backbone: Path = Path("model_store/backbones/pgn-vit-128")
+    seed: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1, description="most training images of a class")
+    limit_val: int | None = Field(None, ge=1, description="most validation images of a class")
+    recipe: Recipe = Recipe()
+    encoder_width: int = Field(16, ge=1, le=1024)
+    input_size: int = Field(64, ge=32, description="side in pixels of what the encoder sees")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rates rise")
+    shift: float = Field(0.125, ge=0, le=0.5, description="largest random shift, as a share of the side")
+    flip: bool | None = Field(None, description="mirror at random; by default if the data set allows it")
+    bf16: bool = Field(True, description="frozen tower in bfloat16 while training; evaluation is always float32")
+
+
+def defaults_for(num_images: int) -> Recipe:
+    """The recipe for so many training images."""
+    if num_images < 500:
+        return Recipe(epochs=40)
+    if num_images < 2000:
+        return Recipe(epochs=10)
+    return Recipe(epochs=8)
+
+
+def plan(dataset: Sequence[str], out: Path, **given: Any) -> TrainConfig:
+    """The config of a run: what is given, and for the rest of the recipe the defaults for that many images.
+
+    Args:
+        dataset: Specs, one or several.
+        out: Folder of the run.
+        given: Fields of TrainConfig and of Recipe; None stands for "not given".
+
+    Raises:
+        UsageError: A value makes no sense; the message names every such field.
+        DataInvalid: The images cannot be trained on.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
+    try:
+        config = TrainConfig(dataset=tuple(dataset), out=out, **given)
+        images = open_datasets(config.dataset, config.data_dir, limit=config.limit, limit_val=config.limit_val)
+        defaults = defaults_for(len(images.train)).model_dump()
+        return config.model_copy(update={"recipe": Recipe(**{**defaults, **recipe})})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, f['loc']))} = {f['input']!r}: {f['msg']}" for f in error.errors()]
+        raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
+
+
+def command(config: TrainConfig) -> str:
+    """The `pgn train` command that makes this config, whatever the defaults become."""
+    words = ["pgn", "train"]
+    fields = {**config.model_dump(exclude={"recipe"}, mode="json"), **config.recipe.model_dump(mode="json")}
+    shown = {"dataset", "method", "out", "seed", *Recipe.model_fields}
+    for name, value in fields.items():
+        field = TrainConfig.model_fields.get(name)
+        if name not in shown and field is not None and str(value) == str(field.default):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += [flag, f"{item:g}" if isinstance(item, float) else str(item)]
+    return shlex.join(words)

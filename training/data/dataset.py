@@ -1,0 +1,80 @@
+"""A labelled image set: class names and three splits that share no image. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from PIL import Image
+
+SplitName: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled image, not yet decoded.
+
+    Attributes:
+        name: What a warning calls it: a path, or a split and a number.
+        label: Index into the set's class names.
+        read: Gives the upright 8-bit RGB image; raises RequestError if it cannot be read.
+    """
+
+    name: str
+    label: int
+    read: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of labelled images.
+
+    Attributes:
+        name: Fit for a bundle: a-z, 0-9, _ and -.
+        classes: Class names; a label is an index into them.
+        train: Images that are learned from.
+        val: Images that choose: the epoch, the probe's regularisation, the temperature.
+        test: Images looked at once, at the end.
+        flip: Whether a mirrored image keeps its meaning (clothes do, digits do not).
+        template: Sentence with one {} that names a class to a text encoder.
+        licence: What the images' licence is, as far as known.
+        class_sources: For a union, the set that each class comes from.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Example, ...]
+    val: tuple[Example, ...]
+    test: tuple[Example, ...]
+    flip: bool
+    template: str = "a photo of a {}"
+    licence: str = "unstated"
+    class_sources: tuple[str, ...] | None = None
+
+    def split(self, name: SplitName) -> tuple[Example, ...]:
+        """The examples of one split."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def limited(self, train: int | None, val: int | None) -> Dataset:
+        """The set with at most so many training and validation images of each class; the test split stays whole."""
+        return replace(self, train=_first_of_each(self.train, train), val=_first_of_each(self.val, val))
+
+
+def _first_of_each(examples: tuple[Example, ...], limit: int | None) -> tuple[Example, ...]:
+    if limit is None:
+        return examples
+    seen: dict[int, int] = {}
+    kept = []
+    for example in examples:
+        seen[example.label] = seen.get(example.label, 0) + 1
+        if seen[example.label] <= limit:
+            kept.append(example)
+    return tuple(kept)
+
+
+def safe_name(text: str) -> str:
+    """`text` as a data set name: lower case, everything else a hyphen, at most 63 characters."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:63] or "images"

@@ -1,0 +1,42 @@
+"""scikit-learn's handwritten digits: 1,797 grey pictures of 8 x 8, within the package, so always at hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from training.data.dataset import Dataset, Example
+from training.data.splitting import draw_stratified
+
+
+def digits() -> Dataset:
+    """70 % train, 10 % validation, 20 % test of each class; values 0..16 are scaled to 0..255."""
+    source = load_digits()
+    pictures = np.round(source.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+    labels = [int(label) for label in source.target]
+    classes = tuple(str(name) for name in source.target_names)
+    examples = [
+        Example(f"digits/{number}", label, partial(grey_to_rgb, picture))
+        for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
+    ]
+    train, val, test = (
+        tuple(examples[i] for i in part) for part in draw_stratified(labels, shares=(0.1, 0.2), classes=classes)
+    )
+    return Dataset(
+        name="digits",
+        classes=classes,
+        train=train,
+        val=val,
+        test=test,
+        flip=False,
+        template="a photo of the digit {}",
+        licence="CC BY 4.0 (Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI)",
+    )
+
+
+def grey_to_rgb(picture: np.ndarray) -> Image.Image:
+    """An (H, W) uint8 array as an RGB image."""
+    return Image.fromarray(picture).convert("RGB")

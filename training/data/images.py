@@ -1,0 +1,87 @@
+"""Examples to pixels: decoded once, in threads, at the backbone's preprocess, and kept as uint8 while they fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgn.backbone_spec import Preprocess
+from pgn.errors import DataInvalid, RequestError
+from pgn.images import fit_square
+from training.data.dataset import Dataset, Example, SplitName
+
+CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
+
+_log = logging.getLogger(__name__)
+
+
+class Images:
+    """The readable images of one split.
+
+    Attributes:
+        labels: (M) int64 class indices.
+    """
+
+    def __init__(self, examples: Sequence[Example], preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+        fits = len(examples) * preprocess.size**2 * 3 <= CACHE_LIMIT_BYTES
+        readable: list[Example] = []
+        kept: list[np.ndarray] = []
+        for example, pixels in zip(examples, self._threads.map(self._try_decode, examples), strict=True):
+            if pixels is not None:
+                readable.append(example)
+                kept += [pixels] if fits else []
+        self._examples = readable
+        self._cache = torch.from_numpy(np.stack(kept)) if kept else None
+        self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """(B) indices -> (B, S, S, 3) uint8."""
+        if self._cache is not None:
+            return self._cache[indices]
+        chosen = [self._examples[int(index)] for index in indices]
+        return torch.from_numpy(np.stack(list(self._threads.map(self._decode, chosen))))
+
+    def _decode(self, example: Example) -> np.ndarray:
+        return fit_square(example.read(), self._preprocess.size, self._preprocess.interpolation)
+
+    def _try_decode(self, example: Example) -> np.ndarray | None:
+        try:
+            return self._decode(example)
+        except RequestError as error:
+            _log.warning("skipped %s: %s", example.name, error.message)
+            return None
+
+
+def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Images:
+    """The split's images; those that cannot be read are skipped, each with a warning, and counted.
+
+    Raises:
+        DataInvalid: A class has no readable image in the training split, or the split has none at all.
+    """
+    examples = dataset.split(split)
+    images = Images(examples, preprocess)
+    if skipped := len(examples) - len(images):
+        _log.warning("%s, %s: %d of %d images could not be read", dataset.name, split, skipped, len(examples))
+    present = Counter(images.labels.tolist())
+    needed = range(len(dataset.classes)) if split == "train" else ()
+    for label in needed:
+        if not present[label]:
+            raise DataInvalid(
+                f"{dataset.name}: class {dataset.classes[label]!r} has no readable training image",
+                hint="the warnings above name the damaged files",
+            )
+    if not present:
+        raise DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint="add images to it")
+    return images

@@ -1,0 +1,43 @@
+"""Draw stratified splits: the same share of every class, always the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pgn.errors import DataInvalid
+
+SPLIT_SEED = 0  # belongs to the data sets, not to a run: every run of every seed sees the same splits
+
+
+def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Sequence[str]) -> list[list[int]]:
+    """Indices into `labels`, dealt out by class.
+
+    Args:
+        labels: Class index of each image, in a fixed order.
+        shares: Wanted share of each part after the first; the first part takes the rest.
+        classes: Class names, for the message.
+
+    Returns:
+        One list for the first part and one for each share, together every index once. Every part holds at least one
+        image of every class.
+
+    Raises:
+        DataInvalid: A class has fewer images than there are parts.
+    """
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(np.asarray(labels) == label)
+        if len(members) < len(parts):
+            raise DataInvalid(
+                f"class {name!r} has {len(members)} image(s), but at least {len(parts)} are needed",
+                hint="add images to it, or take the class out",
+            )
+        members = np.random.default_rng((SPLIT_SEED, label)).permutation(members)
+        ends = np.cumsum([max(1, round(share * len(members))) for share in shares])
+        *drawn, rest = np.split(members, ends)
+        for part, chosen in zip(parts, [rest, *drawn], strict=True):
+            part += chosen.tolist()
+    # Dealt by class, then shuffled: a limit or a glance at the first images meets every class.
+    return [[part[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(part))] for part in parts]

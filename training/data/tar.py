@@ -1,0 +1,46 @@
+"""A tar of class folders as a data set; images are read from their place in the file, which is never unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from pgn.errors import DataInvalid, UnreadableImage
+from pgn.images import decode_rgb
+from training.data.dataset import Dataset
+from training.data.tree import Reader, dataset_from_tree
+
+
+def tar(path: Path) -> Dataset:
+    """The images in the uncompressed tar at `path`; hidden files are passed over.
+
+    Raises:
+        DataInvalid: No such file, not a plain tar, or what `dataset_from_tree` raises.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isfile()]
+    except OSError as error:
+        raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a tar file: tar:FILE") from error
+    except tarfile.TarError as error:
+        raise DataInvalid(
+            f"{path} is not a plain tar: {error}", hint="a compressed one has to be unpacked first, e.g. with gunzip"
+        ) from error
+    files: dict[str, Reader] = {}
+    for member in members:
+        relative = PurePosixPath(member.name)  # drops a leading ./
+        if not any(part.startswith(".") for part in relative.parts):
+            files[str(relative)] = partial(_read, path, member.offset_data, member.size)
+    return dataset_from_tree(path.name.split(".")[0], str(path), files)
+
+
+def _read(path: Path, offset: int, size: int) -> Image.Image:
+    try:
+        with path.open("rb") as file:  # opened for each image, so that threads share nothing
+            file.seek(offset)
+            return decode_rgb(file.read(size))
+    except OSError as error:
+        raise UnreadableImage(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,45 @@
+"""Several data sets as one, for a union PGN: one generator and one head over all their classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pgn.errors import UsageError
+from training.data.dataset import SplitName, Dataset, Example, safe_name
+
+
+def union(datasets: Sequence[Dataset]) -> Dataset:
+    """All images of all sets; the class list is the sets' lists, one after the other.
+
+    A class name that two sets have becomes "<set>/<name>". Mirroring is allowed only if every set allows it.
+
+    Raises:
+        UsageError: A set is named twice.
+    """
+    names = [dataset.name for dataset in datasets]
+    if len(set(names)) != len(names):
+        raise UsageError(f"the same data set is given twice: {', '.join(names)}", hint="name each set once")
+    counts = Counter(name for dataset in datasets for name in dataset.classes)
+    return Dataset(
+        name=safe_name("-".join(names)),
+        classes=tuple(
+            f"{dataset.name}/{name}" if counts[name] > 1 else name for dataset in datasets for name in dataset.classes
+        ),
+        train=_joined(datasets, "train"),
+        val=_joined(datasets, "val"),
+        test=_joined(datasets, "test"),
+        flip=all(dataset.flip for dataset in datasets),
+        licence="; ".join(f"{dataset.name}: {dataset.licence}" for dataset in datasets),
+        class_sources=tuple(dataset.name for dataset in datasets for _ in dataset.classes),
+    )
+
+
+def _joined(datasets: Sequence[Dataset], split: SplitName) -> tuple[Example, ...]:
+    joined: list[Example] = []
+    offset = 0
+    for dataset in datasets:
+        joined += [replace(example, label=example.label + offset) for example in dataset.split(split)]
+        offset += len(dataset.classes)
+    return tuple(joined)

@@ -1,0 +1,36 @@
+"""Features of the frozen backbone without prompts, made once and kept on disk: probes of many runs share them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pgn.bundle import write_atomically
+from pgn.method.backbone import FrozenBackbone
+from training.data.images import Images
+
+EVAL_BATCH = 64
+
+
+@torch.inference_mode()
+def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Tensor:
+    """(M, features) float32 of the unprompted ViT.
+
+    The file in `cache` is named by a digest over backbone and pixels, so another backbone or one changed image makes
+    another file.
+    """
+    digest = hashlib.sha256(backbone.digest.encode())
+    parts = torch.arange(len(images)).split(EVAL_BATCH)
+    for part in parts:
+        digest.update(images.pixels(part).numpy().tobytes())
+    path = cache / f"{digest.hexdigest()[:32]}.safetensors"
+    if path.exists():
+        return load(path.read_bytes())["features"]
+    features = torch.cat([backbone(backbone.normalise(images.pixels(part))) for part in parts])
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save({"features": features}))
+    return features.clone()

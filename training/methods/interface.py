@@ -1,0 +1,23 @@
+"""The interface of a method: the shape of its generator, its start, and how fast each part learns."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pgn.bundle import GeneratorSpec
+from pgn.method.backbone import FrozenBackbone
+from pgn.method.generator import Generator
+from training.config import TrainConfig
+
+
+class Method(Protocol):
+    """Writes prompts, and says how it learns to."""
+
+    def spec(self, config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
+        """The generator's shape in front of this backbone."""
+
+    def start(self, spec: GeneratorSpec) -> Generator:
+        """A generator with this method's initial values, drawn from torch's global random state."""
+
+    def groups(self, generator: Generator, config: TrainConfig) -> list[dict[str, Any]]:
+        """The generator's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""

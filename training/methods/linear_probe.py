@@ -1,0 +1,77 @@
+"""The linear probe: logistic regression on the frozen features, the yardstick, and where a trained head starts."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from pgn.method.head import Head, linear_head
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, inverse regularisation
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe.
+
+    Attributes:
+        mean: (features) of the training features.
+        std: (features) of the training features; 1 where they do not vary.
+        weight: (C, features) for standardised features.
+        bias: (C) for standardised features.
+        strength: C of scikit-learn, chosen on validation.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    bias: Tensor
+    strength: float
+
+    def head(self) -> Head:
+        """The probe as a plain linear head on raw features: the standardisation is folded in."""
+        return fold(self.weight, self.bias, self.mean, self.std)
+
+
+def fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Head:
+    """The head W' z + b' that equals `weight` ((z - mean) / std) + `bias`; shapes as in LinearProbe."""
+    scaled = weight.double() / std.double()
+    return linear_head(scaled.float(), (bias.double() - scaled @ mean.double()).float())
+
+
+def fit_probe(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> LinearProbe:
+    """Fit on train; of `STRENGTHS` the one that is best on validation, the strongest regularisation among equals.
+
+    Args:
+        train: (M, features) float32.
+        train_labels: (M) int64; every class occurs.
+        val: (V, features) float32.
+        val_labels: (V) int64.
+    """
+    mean, std = train.mean(0), train.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    rows, targets = ((train - mean) / std).numpy().astype(np.float64), train_labels.numpy()
+    best: tuple[float, LinearProbe] | None = None
+    for strength in STRENGTHS:
+        probe = _fit(rows, targets, strength, mean, std)
+        accuracy = (probe.head()(val).argmax(1) == val_labels).double().mean().item()
+        if best is None or accuracy > best[0]:
+            best = accuracy, probe
+    assert best is not None
+    return best[1]
+
+
+def _fit(rows: np.ndarray, targets: np.ndarray, strength: float, mean: Tensor, std: Tensor) -> LinearProbe:
+    with warnings.catch_warnings():  # weakly regularised fits may stop early; validation judges them as they are
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=300).fit(rows, targets)
+    weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
+    if len(weight) == 1:  # scikit-learn gives one row for two classes: the score of the second
+        weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
+    return LinearProbe(mean, std, weight, bias, strength)

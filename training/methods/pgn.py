@@ -1,0 +1,51 @@
+"""The prompt generation network: ResNet10 writes a mixture over a token library for each prompt of each image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pgn.bundle import GeneratorSpec
+from pgn.method.backbone import FrozenBackbone
+from pgn.method.generator import Generator, PromptGenerator
+from training.config import TrainConfig
+
+OWN_TOKEN_BIAS = 3.0
+
+
+class PromptGeneration:
+    """Prompts that depend on the image."""
+
+    def spec(self, config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
+        """ResNet10 with a library as wide as the backbone's tokens; its input is shrunk with antialiasing."""
+        return GeneratorSpec(
+            encoder="resnet10",
+            encoder_width=config.encoder_width,
+            num_prompts=config.recipe.num_prompts,
+            library_size=config.recipe.library_size,
+            embed_dim=backbone.embed_dim,
+            input_size=min(config.input_size, backbone.spec.preprocess.size),
+            antialias=True,
+        )
+
+    def start(self, spec: GeneratorSpec) -> Generator:
+        """The paper's initial values, but each prompt leans on a token of its own.
+
+        From a flat mixture every token gets the same gradient and all prompts stay alike for long; leaning, they
+        learn at once what input-independent prompts would, while the encoder finds out when to mix.
+        """
+        generator = PromptGenerator(spec)
+        bias = generator.to_logits.bias.data.view(spec.num_prompts, spec.library_size)
+        own = torch.arange(spec.num_prompts)
+        bias[own, own % spec.library_size] += OWN_TOKEN_BIAS
+        return generator
+
+    def groups(self, generator: Generator, config: TrainConfig) -> list[dict[str, Any]]:
+        """The encoder with its logits, and the library at its larger rate."""
+        assert isinstance(generator, PromptGenerator)
+        encoder = [*generator.encoder.parameters(), *generator.to_logits.parameters()]
+        return [
+            {"params": encoder, "lr": config.recipe.encoder_rate, "weight_decay": config.weight_decay},
+            {"params": [generator.library.tokens], "lr": config.recipe.library_rate, "weight_decay": 0.0},
+        ]
