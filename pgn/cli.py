@@ -31,6 +31,48 @@ app.add_typer(backbone_app, name="backbone", rich_help_panel=STORE)
 Store = Annotated[Path | None, typer.Option("--store", help="Folder of the model store (PGN_STORE; model_store).")]
 
 
+@app.command(rich_help_panel=TRAIN)
+def train(
+    dataset: Annotated[
+        list[str], typer.Option(help="digits, fashion-mnist, folder:DIR or tar:FILE; several times for a union.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
+    method: Annotated[Literal["pgn", "iip"], typer.Option(help="PGN, or input-independent prompts.")] = "pgn",
+    name: Annotated[str | None, typer.Option(help="Name to serve it under; by default the data set's.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT.")] = None,
+    head: Annotated[
+        Literal["linear", "text", "prototypes"] | None,
+        typer.Option(help="Trained linear head, or fixed class embeddings: CLIP's texts or class means."),
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Class text for --head text, e.g. 'a photo of a {}'.")] = None,
+    seed: int | None = None,
+    num_prompts: Annotated[int | None, typer.Option(help="K, prompts an image.")] = None,
+    library_size: Annotated[int | None, typer.Option(help="N, tokens in the library.")] = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    library_rate: Annotated[float | None, typer.Option(help="Learning rate of the library or the prompts.")] = None,
+    encoder_rate: Annotated[float | None, typer.Option(help="Learning rate of the image encoder.")] = None,
+    head_rate: Annotated[float | None, typer.Option(help="Learning rate of the linear head.")] = None,
+    weight_decay: float | None = None,
+    warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rates rise.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the side.")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror at random; by default if the set allows it.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most training images of a class.")] = None,
+    limit_val: Annotated[int | None, typer.Option(help="Most validation images of a class.")] = None,
+    encoder_width: Annotated[int | None, typer.Option(help="Channels of the encoder's first layer.")] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side in pixels of what the encoder sees.")] = None,
+    bf16: Annotated[bool | None, typer.Option(help="Frozen ViT in bfloat16 while training.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie or are put.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where features of the plain ViT are kept.")] = None,
+) -> None:
+    """Train a PGN on a data set and write its bundle. What is not given follows from the number of images."""
+    given = dict(locals())
+    from training.config import plan
+    from training.loop import train as run
+
+    print(run(plan(given.pop("dataset"), given.pop("out"), **given)))
+
+
 @app.command(rich_help_panel=SERVE)
 def archive(
     out: Annotated[Path, typer.Option(help="Where the archives go.")] = Path("model_store/archives"),

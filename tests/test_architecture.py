@@ -1,10 +1,10 @@
 """The house: who may stand on whom. Import rules are drawn in pyproject.toml; here a fresh interpreter is asked.
 
-    method, stages      may load torch
-    gateway, client     doors: no torch, so that they start in a blink and fit in a small image
-    store
-    message, bundle, index, backbone_spec, images, settings      contracts: no torch, no web framework
-    errors              imports nothing
+method, stages      may load torch
+gateway, client     doors: no torch, so that they start in a blink and fit in a small image
+store
+message, bundle, index, backbone_spec, images, settings      contracts: no torch, no web framework
+errors              imports nothing
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ DOORS = sorted(
     if path.stem != "__init__"
 )
 
+LIST_MODULES = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(json.dumps([*sys.modules]))
+"""
+
 
 def loaded_by(*modules: str) -> set[str]:
     """Names of all modules in a fresh interpreter that has imported these."""
-    code = "import sys, json, importlib; [importlib.import_module(m) for m in sys.argv[1:]]; print(json.dumps([*sys.modules]))"
-    run = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", LIST_MODULES, *modules], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout))
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from pgn.bundle import write_atomically
 from pgn.method.backbone import FrozenBackbone
 from training.data.images import Images
+from training.disk import clear_disk_errors
 
 EVAL_BATCH = 64
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Tensor:
     """(M, features) float32 of the unprompted ViT.
 
@@ -30,7 +31,8 @@ def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Ten
     path = cache / f"{digest.hexdigest()[:32]}.safetensors"
     if path.exists():
         return load(path.read_bytes())["features"]
-    features = torch.cat([backbone(backbone.normalise(images.pixels(part))) for part in parts])
-    cache.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save({"features": features}))
-    return features.clone()
+    features = torch.cat([backbone(backbone.normalise(images.pixels(part))).cpu() for part in parts])
+    with clear_disk_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({"features": features}))
+    return load(path.read_bytes())["features"]

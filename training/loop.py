@@ -7,11 +7,9 @@ the tower into prompts, generator and library. Validation chooses the epoch; the
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,43 +18,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgn.errors import SetupError
-from pgn.method.backbone import FrozenBackbone, load_backbone
 from training.config import TrainConfig
 from training.curves import draw_curves
 from training.data.augment import shift_and_flip
 from training.data.batches import epoch_batches
-from training.data.dataset import Dataset
-from training.data.images import Images, load_split
-from training.data.registry import open_datasets
 from training.export import export
-from training.features import plain_features
 from training.methods import METHODS
-from training.methods.linear_probe import LinearProbe, fit_probe
 from training.model import PromptedClassifier
-from training.run import Progress, RunFolder, clear_disk_errors
+from training.run import RunFolder, finished_bundle
 from training.scores import Scores, logits_of, score
+from training.setting import Setting, prepare
 
 CHECKPOINT_SECONDS = 30.0  # at least so often, and after every epoch
-FEATURE_CACHE = Path(".cache/features")
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What stays the same during a run."""
-
-    config: TrainConfig
-    dataset: Dataset
-    backbone: FrozenBackbone
-    train: Images
-    val: Images
-    probe: LinearProbe
-
-    @property
-    def flip(self) -> bool:
-        """Whether images are mirrored at random."""
-        return self.dataset.flip if self.config.flip is None else self.config.flip
 
 
 def train(config: TrainConfig) -> Path:
@@ -73,56 +46,92 @@ def train(config: TrainConfig) -> Path:
         ArtefactError: The backbone or the checkpoint does not verify.
     """
     run = RunFolder(config)
-    if bundle := run.finished():
-        say(f"{config.out} is a finished run; its bundle is {bundle.name}")
+    if bundle := finished_bundle(config.out):
+        _say(f"{config.out} holds a finished run; its bundle is {bundle.name}")
         return bundle
-    torch.manual_seed(config.seed)
+    recipe = config.recipe
     setting = prepare(config)
+    _say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})")
+    torch.manual_seed(config.seed)
     method = METHODS[config.method]
     generator = method.start(method.spec(config, setting.backbone))
-    model = PromptedClassifier(generator, setting.probe).to(next(setting.backbone.parameters()).device)
-    head = {"params": [model.weight, model.bias], "lr": config.recipe.head_rate, "weight_decay": config.weight_decay}
+    model = PromptedClassifier(generator, setting.probe).to(setting.device)
+    head = {"params": [model.weight, model.bias], "lr": recipe.head_rate, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW([*method.groups(generator, config), head])
     peaks = [group["lr"] for group in optimizer.param_groups]
-
     progress = run.resume(model, optimizer)
-    if progress.step:
-        say(f"going on from step {progress.step}")
-    groups = data_set_of_each(setting)
-    steps = len(epoch_batches(groups, config.recipe.batch_size, seed=config.seed, epoch=0))
-    total = steps * config.recipe.epochs
-    bar = tqdm(total=total, initial=progress.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    saved = started = time.monotonic()
-    while progress.step < total:
-        epoch, position = divmod(progress.step, steps)
-        batches = epoch_batches(groups, config.recipe.batch_size, seed=config.seed, epoch=epoch)
-        for batch in batches[position:]:
-            factor = rate_factor(progress.step, total, config.warmup)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            loss, hits = train_step(setting, model, optimizer, batch, progress.step)
-            if not math.isfinite(loss):
-                raise SetupError(
-                    f"the loss is {loss} at step {progress.step + 1} of {total}",
-                    hint="lower the rates, e.g. --library-rate, and give another --out; the last checkpoint is kept",
-                )
-            progress.add_batch(loss, hits, len(batch))
-            bar.set_postfix_str(f"loss {progress.loss_sum / progress.seen:.3f}, acc {progress.hits / progress.seen:.3f}")
-            bar.update()
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                run.save(progress, model, optimizer)
-                saved = time.monotonic()
-        scores = validate(setting, model)
-        progress.seconds += time.monotonic() - started
-        started = time.monotonic()
-        close_epoch(progress, model, scores, config.recipe.epochs)
-        run.save(progress, model, optimizer)
-    bar.close()
+
+    groups = setting.groups()
+    steps = len(epoch_batches(groups, recipe.batch_size, seed=config.seed, epoch=0))
+    total = steps * recipe.epochs
+    saved = time.monotonic()
+    with tqdm(total=total, initial=progress.step, unit="step", disable=not sys.stderr.isatty()) as bar:
+        while progress.step < total:
+            epoch, position = divmod(progress.step, steps)
+            started = time.monotonic()
+            for batch in epoch_batches(groups, recipe.batch_size, seed=config.seed, epoch=epoch)[position:]:
+                factor = rate_factor(progress.step, total, config.warmup)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+                loss, hits = train_step(setting, model, optimizer, batch, progress.step)
+                progress.add_batch(loss, hits, len(batch))
+                bar.set_postfix_str(f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.3f}", refresh=False)
+                bar.update()
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    run.save(progress, model, optimizer)
+                    saved = time.monotonic()
+            val = validate(setting, model)
+            progress.close_epoch(val, model, seconds=time.monotonic() - started)
+            run.save(progress, model, optimizer)
+            _say(f"epoch {epoch + 1}/{recipe.epochs}: {progress.last_line()}")
 
     model.load_state_dict(progress.best)
-    with clear_disk_errors(config.out):
-        draw_curves(progress.history, setting.probe_val_top1, config.out / "curves.png")
-        bundle = export(setting, model, progress)
+    draw_curves(progress.history, setting.probe_val.balanced, config.out / "curves.png")
+    bundle = export(setting, model, progress)
     run.finish(bundle)
-    say(f"bundle {bundle}")
+    _say(f"bundle: {bundle}")
     return bundle
+
+
+def train_step(
+    setting: Setting, model: PromptedClassifier, optimizer: torch.optim.Optimizer, batch: Tensor, step: int
+) -> tuple[float, int]:
+    """One optimiser step on the images with these (B) indices; returns mean loss and number of right answers.
+
+    Raises:
+        SetupError: The loss is not finite; nothing was changed.
+    """
+    config = setting.config
+    rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    pixels = shift_and_flip(setting.train.pixels(batch), shift=config.shift, flip=setting.flip, rng=rng)
+    labels = setting.train.labels[batch].to(setting.device)
+    model.train()
+    logits = model(setting.backbone, setting.backbone.normalise(pixels), bf16=config.bf16)
+    loss = F.cross_entropy(logits, labels)
+    if not math.isfinite(loss.item()):
+        raise SetupError(
+            f"the loss is {loss.item()} at step {step + 1}; the last checkpoint is kept",
+            hint="lower the rates, e.g. --library-rate, and give another --out",
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item(), int((logits.argmax(1) == labels).sum())
+
+
+def rate_factor(step: int, total: int, warmup: float) -> float:
+    """Share of the peak rate at a step counted from 0: a linear rise over `warmup` of all steps, then a cosine."""
+    rise = round(warmup * total)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def validate(setting: Setting, model: PromptedClassifier) -> Scores:
+    """The model as it will be exported, in float32, on the validation images."""
+    logits = logits_of(setting.backbone, model.generator, model.head(), setting.val)
+    return score(logits, setting.val.labels, setting.dataset.class_sources)
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

@@ -6,12 +6,9 @@ in the loop is drawn from seed and step, so the step alone is the state of the r
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from pgn.bundle import write_atomically
-from pgn.errors import ArtefactError, DiskFull, UsageError
+from pgn.errors import ArtefactError, UsageError
 from training.config import TrainConfig
+from training.disk import clear_disk_errors
+from training.scores import Scores
 
 CONFIG_FILE, CHECKPOINT_FILE, LOG_FILE, RESULT_FILE = "config.json", "checkpoint.pt", "log.jsonl", "result.json"
 
@@ -32,7 +31,6 @@ class Progress:
 
     Attributes:
         step: Steps done; with the seed it decides all that is random.
-        seconds: Time spent in training steps and validation so far.
         loss_sum: Over the images of the epoch at hand.
         hits: Right answers among them.
         seen: Their number.
@@ -42,7 +40,6 @@ class Progress:
     """
 
     step: int = 0
-    seconds: float = 0.0
     loss_sum: float = 0.0
     hits: int = 0
     seen: int = 0
@@ -57,13 +54,41 @@ class Progress:
         self.hits += hits
         self.seen += seen
 
-    def close_epoch(self, record: dict[str, Any], model: nn.Module) -> None:
+    @property
+    def loss(self) -> float:
+        """Mean training loss of the epoch at hand."""
+        return self.loss_sum / max(1, self.seen)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers of the epoch at hand."""
+        return self.hits / max(1, self.seen)
+
+    def close_epoch(self, val: Scores, model: nn.Module, *, seconds: float) -> None:
         """File the epoch's record; keep the model if its validation is the best so far (ties: lower loss)."""
+        record = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "train_loss": self.loss,
+            "train_top1": self.accuracy,
+            "val_loss": val.loss,
+            "val_top1": val.top1,
+            "val_balanced": val.balanced,
+            "seconds": round(seconds, 1),
+        }
         self.history.append(record)
         self.loss_sum, self.hits, self.seen = 0.0, 0, 0
         if max(self.history, key=lambda r: (r["val_balanced"], -r["val_loss"])) is record:
             self.best_epoch = len(self.history)
             self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def last_line(self) -> str:
+        """The last epoch in words."""
+        record = self.history[-1]
+        return (
+            f"train loss {record['train_loss']:.4f}, accuracy {record['train_top1']:.4f}; "
+            f"val loss {record['val_loss']:.4f}, accuracy {record['val_balanced']:.4f}; {record['seconds']:.0f} s"
+        )
 
 
 class RunFolder:
@@ -83,17 +108,12 @@ class RunFolder:
             return
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, _json(data))
-
-    def finished(self) -> Path | None:
-        """The bundle's path once the run has ended."""
-        file = self.path / RESULT_FILE
-        return self.path / json.loads(file.read_text())["bundle"] if file.exists() else None
+            write_atomically(file, as_json(data))
 
     def finish(self, bundle: Path) -> None:
         """Mark the run as ended; its checkpoint is no longer needed."""
         with clear_disk_errors(self.path):
-            write_atomically(self.path / RESULT_FILE, _json({"bundle": bundle.name}))
+            write_atomically(self.path / RESULT_FILE, as_json({"bundle": bundle.name}))
         (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -122,15 +142,10 @@ class RunFolder:
             ) from error
 
 
-@contextmanager
-def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write into one clear line; the last complete files stay."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room left to write into {path}") from error
-        raise UsageError(f"{path} cannot be written: {error.strerror}", hint="give another --out") from error
+def finished_bundle(folder: Path) -> Path | None:
+    """The path of the bundle of the run in `folder`, once that run has ended."""
+    file = folder / RESULT_FILE
+    return folder / json.loads(file.read_text())["bundle"] if file.exists() else None
 
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -141,5 +156,6 @@ def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]
         raise UsageError(f"{path} holds a run with another config: {faults}", hint="give another --out, or delete it")
 
 
-def _json(data: dict[str, Any]) -> bytes:
+def as_json(data: dict[str, Any]) -> bytes:
+    """`data` as the bytes of a JSON file for people to read."""
     return (json.dumps(data, indent=2) + "\n").encode()

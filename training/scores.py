@@ -66,5 +66,5 @@ def logits_of(backbone: FrozenBackbone, generator: Generator, head: Head, images
     rows = []
     for part in torch.arange(len(images)).split(EVAL_BATCH):
         inputs = backbone.normalise(images.pixels(part))
-        rows.append(head(backbone(inputs, generator(inputs))))
+        rows.append(head(backbone(inputs, generator(inputs))).cpu())
     return torch.cat(rows)

@@ -7,6 +7,7 @@ and first-layer width loads; what a file holds beside the generator (a frozen to
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -18,6 +19,18 @@ from pgn.bundle import GeneratorSpec
 from pgn.errors import ArtefactError
 from pgn.method.generator import PromptGenerator
 
+# What torch's weights-only reader raises on bytes that are no pickle of tensors.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 _BLOCK = {"net.0": "conv1", "net.1": "norm1", "net.3": "conv2", "net.4": "norm2", "downsample": "skip"}
 _PARTS = {
     "tl_vectors": "library.tokens",
@@ -54,7 +67,7 @@ def load_reference(path: Path, *, input_size: int = 224) -> PromptGenerator:
         )
         generator = PromptGenerator(spec)
         generator.load_state_dict(ours)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ArtefactError(f"{path} is not a checkpoint of the authors' generator: {error}") from error
     return generator.eval()
 
@@ -88,7 +101,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (SafetensorError, *_UNPICKLING_ERRORS) as error:
         raise ArtefactError(f"{path} cannot be read as weights: {error}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -76,9 +76,7 @@ def test_a_silent_address_is_one_line(capsys: pytest.CaptureFixture[str], tmp_pa
 
 
 @pytest.mark.shared
-def test_an_authors_checkpoint_is_imported(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: Path
-) -> None:
+def test_an_authors_checkpoint_is_imported(capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: Path) -> None:
     """`pgn import-reference` reads the sizes off the tensors and says them."""
     checkpoint = shared / "reference/checkpoints/pgn_vit_eurosat.safetensors"
     code, out, _ = run(capsys, "import-reference", checkpoint, "--out", tmp_path / "generator.safetensors")

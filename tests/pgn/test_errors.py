@@ -16,7 +16,7 @@ FAMILIES = (RequestError, ServiceError, ArtefactError, SetupError)
 
 def test_every_class_has_a_code_of_its_own():
     """Two errors under one code could not be told apart by a client."""
-    assert ERRORS == {cls.code: cls for cls in CLASSES}
+    assert {cls.code: cls for cls in CLASSES} == ERRORS
     assert len(ERRORS) == len(CLASSES)
 
 

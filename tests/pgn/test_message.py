@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -105,10 +106,8 @@ class TestRefused:
         """There is no check sum here, but no change may crash the reader."""
         damaged = bytearray(WHOLE)
         damaged[place] ^= value
-        try:
+        with suppress(MessageInvalid):
             decode(bytes(damaged))
-        except PgnError as refusal:
-            assert type(refusal) is MessageInvalid
 
     @pytest.mark.parametrize("field", ["request", "error"])
     @pytest.mark.parametrize("value", ["[" * 200_000, "3", "null", "{", 3, None, ["x"]])

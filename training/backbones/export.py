@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.transformer import VisionTransformer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from training.backbones.distil import load_checkpoint
 from training.backbones.files import sha256_of, write_text_whole, write_whole
@@ -46,7 +46,7 @@ def export(checkpoint: Path, out: Path) -> None:
     """
     state = load_checkpoint(checkpoint)
     weights = {name: tensor.half().contiguous() for name, tensor in state["student"].items()}
-    write_whole(out / WEIGHTS, lambda draft: save_file(weights, draft, metadata={"format": "pt"}))
+    write_whole(out / WEIGHTS, lambda draft: draft.write_bytes(save(weights, metadata={"format": "pt"})))
     facts = describe(out.resolve().name, Architecture(**state["architecture"]), sha256_of(out / WEIGHTS))
     write_text_whole(out / DESCRIPTION, json.dumps(facts, indent=2) + "\n")
 

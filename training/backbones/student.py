@@ -90,8 +90,25 @@ def encode_kept(student: VisionTransformer, images: Tensor, kept: Tensor) -> tup
     patches = grid.permute(0, 2, 3, 1, 4, 5)[torch.arange(len(images))[:, None], row, column]
     tokens = linear(patches.flatten(2), student.conv1.weight.flatten(1)) + student.positional_embedding[1:][kept]
     cls = (student.class_embedding + student.positional_embedding[0]).expand(len(images), 1, -1)
-    encoded = student.ln_post(student.transformer(student.ln_pre(torch.cat([cls, tokens], dim=1))))
+    hidden = student.ln_pre(torch.cat([cls, tokens], dim=1))
+    for block in student.transformer.resblocks:
+        hidden = hidden + _attend(block.attn, block.ln_1(hidden))
+        hidden = hidden + block.mlp(block.ln_2(hidden))
+    encoded = student.ln_post(hidden)
     return encoded[:, 0], encoded[:, 1:]
+
+
+def _attend(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Return self-attention of (B, L, D) tokens, on the module's weights.
+
+    Two plain products and a softmax: on a CPU and for sequences this short, training is nearly twice as fast as with
+    the module's own fused attention.
+    """
+    heads = linear(tokens, attention.in_proj_weight, attention.in_proj_bias).unflatten(2, (3, attention.num_heads, -1))
+    query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, L, D / heads)
+    mixture = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    mixed: Tensor = attention.out_proj((mixture @ value).transpose(1, 2).flatten(2))
+    return mixed
 
 
 def condition_number(student: VisionTransformer) -> float:

@@ -33,9 +33,7 @@ def fashion_mnist(data_dir: Path) -> Dataset:
     folder = find_files(data_dir)
     pictures, labels = _read_pair(folder, "train")
     official = _examples("train", pictures, labels)
-    train, val = (
-        tuple(official[i] for i in part) for part in draw_stratified(labels, shares=(0.1,), classes=CLASSES)
-    )
+    train, val = (tuple(official[i] for i in part) for part in draw_stratified(labels, shares=(0.1,), classes=CLASSES))
     return Dataset(
         name="fashion-mnist",
         classes=CLASSES,
@@ -80,9 +78,9 @@ def _fetch_debian_package(target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         quiet = {"cwd": scratch, "capture_output": True, "timeout": 300}
         try:
-            subprocess.run(["apt-get", "download", DEBIAN_PACKAGE], check=True, **quiet)  # noqa: S607
+            subprocess.run(["apt-get", "download", DEBIAN_PACKAGE], check=True, **quiet)
             for package in Path(scratch).glob("*.deb"):
-                subprocess.run(["dpkg", "-x", package.name, "."], check=True, **quiet)  # noqa: S607
+                subprocess.run(["dpkg", "-x", package.name, "."], check=True, **quiet)
         except (subprocess.SubprocessError, OSError):
             return
         _copy_files(Path(scratch) / DEBIAN_FOLDER, target)

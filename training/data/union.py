@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pgn.errors import UsageError
-from training.data.dataset import SplitName, Dataset, Example, safe_name
+from training.data.dataset import Dataset, Example, SplitName, safe_name
 
 
 def union(datasets: Sequence[Dataset]) -> Dataset:

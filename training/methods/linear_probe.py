@@ -40,9 +40,10 @@ class LinearProbe:
 
 
 def fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Head:
-    """The head W' z + b' that equals `weight` ((z - mean) / std) + `bias`; shapes as in LinearProbe."""
+    """The frozen head W' z + b' that equals `weight` ((z - mean) / std) + `bias`; shapes as in LinearProbe."""
     scaled = weight.double() / std.double()
-    return linear_head(scaled.float(), (bias.double() - scaled @ mean.double()).float())
+    head = linear_head(scaled.float(), (bias.double() - scaled @ mean.double()).float())
+    return head.eval().requires_grad_(False)
 
 
 def fit_probe(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> LinearProbe:

@@ -1,4 +1,4 @@
-"""The gateway over the real TorchServe: right answers, mixed with wrong input, through dead workers and lost workflows."""
+"""The gateway over the real TorchServe: right answers, among wrong input, dead workers and lost workflows."""
 
 from __future__ import annotations
 

@@ -14,12 +14,17 @@ import pytest
 from pgn.errors import SetupError
 from pgn.serve.run_folder import RunFolder, remove_stale
 
-_KILLED = "import os; from pgn.serve.run_folder import RunFolder; print(RunFolder().path, flush=True); os.kill(os.getpid(), 9)"
+_KILLED = """
+import os
+from pgn.serve.run_folder import RunFolder
+print(RunFolder().path, flush=True)
+os.kill(os.getpid(), 9)
+"""
 _HOLDER = """
 import os, signal, subprocess
 from pgn.serve.run_folder import RunFolder
 run = RunFolder()
-child = subprocess.Popen(['sleep', '600'], pass_fds=[run.lock])
+child = subprocess.Popen(['sleep', '600'], pass_fds=[run.lock], stdout=subprocess.DEVNULL)
 print(run.path, child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

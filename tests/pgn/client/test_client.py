@@ -1,0 +1,157 @@
+"""The client against a real gateway over a scripted TorchServe, and against things that are no gateway."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pgn.client import Client, Prediction, Result
+from pgn.errors import (
+    ERRORS,
+    DatasetUnavailable,
+    DeadlineExceeded,
+    EmptyBody,
+    NotAnImage,
+    NotReady,
+    PgnError,
+    ServiceError,
+    UnknownDataset,
+    UsageError,
+)
+from tests.toys import make_images
+
+IMAGE = make_images(1)[0]
+
+
+def answering(status: int, body: bytes) -> Client:
+    """A client of something that always answers this."""
+    return Client("http://server", transport=httpx.MockTransport(lambda request: httpx.Response(status, content=body)))
+
+
+def test_predict_returns_labels_and_probabilities(client: Client) -> None:
+    """The shortest use: an image and a name in, classes out, the best first."""
+    result = client.predict(IMAGE, "birds", top_k=2)
+    assert (result.dataset, len(result), len(result.version)) == ("birds", 2, 16)
+    assert result[0] == Prediction("class 0", result.predictions[0].probability)
+    assert [prediction.label for prediction in result] == ["class 0", "class 1"]
+    assert result[:1] == result.predictions[:1]
+
+
+def test_an_image_may_be_a_file(client: Client, tmp_path: Path) -> None:
+    """What lies on disk needs no opening first, and a missing file is a clear error."""
+    (tmp_path / "x.png").write_bytes(IMAGE)
+    assert client.predict(tmp_path / "x.png", "birds") == client.predict(IMAGE, "birds")
+    with pytest.raises(UsageError, match=r"y\.png cannot be read"):
+        client.predict(tmp_path / "y.png", "birds")
+
+
+def test_predict_many_keeps_the_order(client: Client) -> None:
+    """Results are found by position or by name."""
+    results = client.predict_many(IMAGE, ["digits", "birds"])
+    assert [result.dataset for result in results] == ["digits", "birds"]
+
+
+def test_datasets_tell_what_is_served(client: Client) -> None:
+    """The list is short; one data set comes with its classes."""
+    states = {dataset.name: (dataset.state, dataset.reason) for dataset in client.datasets()}
+    assert states["birds"] == ("ready", None)
+    assert states["broken"][0] == "unavailable"
+    assert "SHA-256" in (states["broken"][1] or "")
+    assert client.dataset("birds").classes == ("birds-0", "birds-1", "birds-2")
+
+
+def test_ready_is_a_condition_with_reasons(client: Client) -> None:
+    """`if client.ready()` reads as it works."""
+    assert client.ready()
+    not_yet = answering(503, b'{"ready": false, "reasons": ["loading"]}').ready()
+    assert not not_yet
+    assert not_yet.reasons == ("loading",)
+
+
+def test_errors_of_the_service_are_the_same_classes_here(client: Client) -> None:
+    """A caller catches what the server raised, with its words and its request id."""
+    with pytest.raises(EmptyBody):
+        client.predict(b"", "birds")
+    with pytest.raises(NotAnImage):
+        client.predict(b"text", "birds")
+    with pytest.raises(DatasetUnavailable):
+        client.predict(IMAGE, "broken")
+    with pytest.raises(UnknownDataset, match="birds") as raised:
+        client.predict(IMAGE, "bird")
+    assert raised.value.request_id
+    with pytest.raises(PgnError):
+        client.predict(IMAGE, "../../livez")
+
+
+@pytest.mark.parametrize("code", sorted(ERRORS))
+def test_every_error_survives_the_way(code: str) -> None:
+    """Class, message and hint."""
+    sent = ERRORS[code]("what was met", hint="what to do")
+    client = answering(sent.status, json.dumps({"error": {**sent.to_wire(), "request_id": "r1"}}).encode())
+    with pytest.raises(type(sent)) as raised:
+        client.datasets()
+    error = raised.value
+    assert (type(error), error.message, error.hint, error.request_id) == (type(sent), sent.message, sent.hint, "r1")
+
+
+def test_nobody_listening_is_an_error_that_names_the_url() -> None:
+    """The commonest mistake: the service is not started, or elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with Client(url) as client, pytest.raises(ServiceError, match=url):
+        client.ready()
+
+
+def test_an_answer_that_does_not_come_is_a_missed_deadline() -> None:
+    """A client never hangs: its time-out is its own."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout_s=0.1) as client, pytest.raises(DeadlineExceeded, match=r"within 0\.1 s"):
+            client.predict(IMAGE, "birds")
+
+
+def test_an_address_without_scheme_is_a_usage_error() -> None:
+    """`localhost:8000` looks like an address and is none."""
+    with Client("localhost:8000") as client, pytest.raises(UsageError, match="http://"):
+        client.datasets()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>"),
+        (200, b"{}"),
+        (200, b"[]"),
+        (502, b"<html>Bad gateway"),
+        (404, b'{"detail": "Not Found"}'),
+        (500, b""),
+    ],
+)
+def test_something_else_at_the_address_is_told_apart(status: int, body: bytes) -> None:
+    """A proxy or another service answers; its words are not taken for ours."""
+    client = answering(status, body)
+    for call in (client.datasets, client.ready, lambda: client.predict(IMAGE, "x"), lambda: client.dataset("x")):
+        with pytest.raises(ServiceError, match=f"answers {status}") as raised:
+            call()
+        assert not isinstance(raised.value, NotReady)
+
+
+def test_a_result_is_a_sequence() -> None:
+    """It can be looped over, measured and sliced."""
+    result = Result("a", "v", (Prediction("x", 0.75), Prediction("y", 0.25)))
+    assert list(result) == list(result.predictions)
+    assert Prediction("y", 0.25) in result
+
+
+def test_importing_the_client_loads_neither_torch_nor_the_server() -> None:
+    """A caller's machine needs httpx alone."""
+    code = "import json, sys, pgn.client; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert "httpx" in loaded
+    assert not {"torch", "fastapi", "starlette", "numpy", "PIL", "aiohttp"} & set(loaded)

@@ -1,0 +1,78 @@
+"""A folder of class folders, as a user brings it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pgn.errors import DataInvalid, UnreadableImage
+from training.data.folder import folder
+
+
+def test_class_folders_become_three_splits(class_folders: Path) -> None:
+    """Classes are sorted, a tenth validates, a fifth tests."""
+    dataset = folder(class_folders)
+    assert (dataset.name, dataset.classes) == ("my-pets", ("cat", "dog"))
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (14, 2, 4)
+
+
+def test_split_folders_are_kept(class_folders: Path, tmp_path: Path) -> None:
+    """train/ and test/ as given; only val/, which is missing, is drawn from train/."""
+    root = tmp_path / "split"
+    for split in ("train", "test"):
+        shutil.copytree(class_folders, root / split)
+    dataset = folder(root)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (18, 2, 20)
+    assert all(example.name.startswith("test/") for example in dataset.test)
+
+
+def test_hidden_files_and_other_files_are_passed_over(class_folders: Path) -> None:
+    """Thumbnails, notes and .DS_Store are no images of a class."""
+    (class_folders / "cat" / "notes.txt").write_text("mine")
+    (class_folders / "cat" / ".hidden.png").write_bytes(b"")
+    assert sum(len(folder(class_folders).split(split)) for split in ("train", "val", "test")) == 20
+
+
+def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
+    """The most common slip: one folder too high or too low."""
+    with pytest.raises(DataInvalid, match=r"holds no images in class folders \(expected <class>/<image>"):
+        folder(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """A typing error is told from an empty folder."""
+    with pytest.raises(DataInvalid, match="nowhere is not a folder"):
+        folder(tmp_path / "nowhere")
+
+
+def test_one_class_only_is_refused(class_folders: Path) -> None:
+    """There is nothing to tell apart."""
+    shutil.rmtree(class_folders / "dog")
+    with pytest.raises(DataInvalid, match="holds one class only, 'cat'"):
+        folder(class_folders)
+
+
+def test_a_class_with_too_few_images_is_named(class_folders: Path) -> None:
+    """Two images cannot fill three splits."""
+    for number in range(2, 10):
+        (class_folders / "dog" / f"{number}.png").unlink()
+    with pytest.raises(DataInvalid, match=r"class 'dog' has 2 image\(s\), but at least 3 are needed"):
+        folder(class_folders)
+
+
+def test_a_test_class_without_training_images_is_named(class_folders: Path, tmp_path: Path) -> None:
+    """It could never be answered right."""
+    shutil.copytree(class_folders, tmp_path / "split" / "train")
+    shutil.copytree(class_folders / "cat", tmp_path / "split" / "test" / "lynx")
+    with pytest.raises(DataInvalid, match="'lynx', which has no training images"):
+        folder(tmp_path / "split")
+
+
+def test_a_file_that_went_away_is_an_unreadable_image(class_folders: Path) -> None:
+    """It is skipped like a damaged one, since images are read late."""
+    example = folder(class_folders).train[0]
+    (class_folders / example.name).unlink()
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        example.read()

@@ -1,0 +1,60 @@
+"""Examples to pixels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgn.backbone_spec import Preprocess
+from pgn.errors import DataInvalid
+from pgn.images import read_square
+from training.data import images as module
+from training.data.folder import folder
+from training.data.images import load_split
+
+PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def test_training_sees_the_pixels_that_serving_sees(class_folders: Path) -> None:
+    """One way from bytes to pixels."""
+    dataset = folder(class_folders)
+    images = load_split(dataset, "train", PREPROCESS)
+    data = (class_folders / dataset.train[3].name).read_bytes()
+    served = torch.from_numpy(read_square(data, 32, interpolation="bicubic").copy())
+    assert torch.equal(images.pixels(torch.tensor([3]))[0], served)
+
+
+def test_a_split_too_large_for_memory_gives_the_same_pixels(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding late changes the speed only."""
+    kept = load_split(folder(class_folders), "train", PREPROCESS)
+    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
+    late = load_split(folder(class_folders), "train", PREPROCESS)
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(late.pixels(order), kept.pixels(order))
+    assert torch.equal(late.labels, kept.labels)
+
+
+def test_an_unreadable_image_is_skipped_named_and_counted(
+    class_folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One damaged file among thousands does not stop a run, and is not passed over in silence."""
+    name = folder(class_folders).train[0].name
+    (class_folders / name).write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with caplog.at_level(logging.WARNING):
+        images = load_split(folder(class_folders), "train", PREPROCESS)
+    assert len(images) == 13
+    assert f"skipped {name}" in caplog.text
+    assert "1 of 14 images could not be read" in caplog.text
+
+
+def test_a_class_without_a_readable_image_is_named(class_folders: Path) -> None:
+    """It could not be learned."""
+    for file in (class_folders / "dog").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataInvalid, match="class 'dog' has no readable training image"):
+        load_split(folder(class_folders), "train", PREPROCESS)

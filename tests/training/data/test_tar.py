@@ -1,0 +1,45 @@
+"""A tar of class folders is the same data set as the folder."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgn.errors import DataInvalid
+from training.data.folder import folder
+from training.data.tar import tar
+
+
+@pytest.fixture
+def packed(class_folders: Path, tmp_path: Path) -> Path:
+    """The class folders in a tar, with a leading ./ as `tar -C DIR .` writes it."""
+    path = tmp_path / "pets.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(class_folders, arcname=".")
+    return path
+
+
+def test_a_tar_holds_what_the_folder_held(packed: Path, class_folders: Path) -> None:
+    """Same classes, same splits, same pixels, read in place."""
+    ours, theirs = tar(packed), folder(class_folders)
+    assert (ours.name, ours.classes) == ("pets", theirs.classes)
+    for mine, other in zip(ours.train, theirs.train, strict=True):
+        assert (mine.name, mine.label) == (other.name, other.label)
+        assert np.array_equal(mine.read(), other.read())
+
+
+def test_a_compressed_tar_says_what_to_do(class_folders: Path, tmp_path: Path) -> None:
+    """Its members cannot be read in place."""
+    with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
+        archive.add(class_folders, arcname=".")
+    with pytest.raises(DataInvalid, match=r"is not a plain tar.*gunzip"):
+        tar(tmp_path / "pets.tar.gz")
+
+
+def test_a_missing_tar_is_named(tmp_path: Path) -> None:
+    """With the form that was expected."""
+    with pytest.raises(DataInvalid, match=r"no\.tar cannot be read: No such file.*tar:FILE"):
+        tar(tmp_path / "no.tar")

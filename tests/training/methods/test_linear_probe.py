@@ -1,0 +1,40 @@
+"""The linear probe equals scikit-learn's, as a plain head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from training.methods.linear_probe import STRENGTHS, fit_probe
+
+
+def _blobs(num_classes: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlapping clouds whose features differ in scale and offset; the last one does not vary."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % num_classes)
+    centres = np.random.default_rng(0).normal(size=(num_classes, 6)) * 1.5
+    rows = (centres[labels] + rng.normal(size=(count, 6))) * [1, 10, 100, 0.1, 1, 1] + [0, 5, -300, 2, 0, 0]
+    rows = np.concatenate([rows, np.full((count, 1), 3.0)], axis=1)
+    return torch.from_numpy(rows).float(), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7])
+def test_the_folded_head_answers_as_scikit_learn_does(num_classes: int) -> None:
+    """Standardisation is folded into weight and bias; also for two classes, where scikit-learn keeps one row."""
+    train, labels = _blobs(num_classes, 210, 1)
+    probe = fit_probe(train, labels, *_blobs(num_classes, 70, 2))
+    scaler = StandardScaler().fit(train.double())
+    theirs = LogisticRegression(C=probe.strength, max_iter=300).fit(scaler.transform(train.double()), labels)
+    rows, _ = _blobs(num_classes, 50, 3)
+    ours = probe.head()(rows).softmax(1).numpy()
+    assert np.abs(ours - theirs.predict_proba(scaler.transform(rows.double()))).max() < 1e-4
+
+
+def test_validation_chooses_the_strength() -> None:
+    """Of equal ones the strongest regularisation: with clear-cut classes, the smallest C."""
+    rows = torch.tensor([[-1.0], [1.0]]).repeat(20, 1)
+    labels = torch.tensor([0, 1]).repeat(20)
+    assert fit_probe(rows, labels, rows, labels).strength == STRENGTHS[0]

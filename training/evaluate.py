@@ -1,0 +1,174 @@
+"""A bundle on a split it was not trained on, beside the linear probe and input-independent prompts.
+
+All three see the same frozen backbone and the same images. The probe is fitted as in training: on the training
+images, its C chosen on validation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pgn.bundle import Bundle, read_bundle, write_atomically
+from pgn.errors import UsageError
+from pgn.method.backbone import FrozenBackbone
+from pgn.method.predictor import Predictor
+from training.config import TrainConfig
+from training.curves import save_figure
+from training.data.dataset import SplitName
+from training.data.images import Images, load_split
+from training.disk import clear_disk_errors
+from training.features import EVAL_BATCH, plain_features
+from training.loop import train
+from training.run import as_json
+from training.scores import Scores, score
+from training.setting import prepare
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        bundle: Name of the bundle's file.
+        split: Which images were asked.
+        classes: Class names, in the order of the confusion matrix.
+        scores: By method: the bundle's own first, then "linear probe", then "iip" where there is one.
+        confusion: (C, C) counts; row is the true class, column the answer.
+    """
+
+    bundle: str
+    split: SplitName
+    classes: tuple[str, ...]
+    scores: dict[str, Scores]
+    confusion: Tensor
+
+    def table(self) -> str:
+        """The scores as a small text table, in per cent."""
+        sources = list(next(iter(self.scores.values())).by_source)
+        lines = [["method", "images", "top-1", "top-5", *sources]]
+        for name, scores in self.scores.items():
+            shares = [scores.top1, scores.top5, *(scores.by_source[source] for source in sources)]
+            lines.append([name, str(scores.images), *(f"{100 * share:.2f}" for share in shares)])
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "bundle": self.bundle,
+            "split": self.split,
+            "scores": {name: scores.brief() for name, scores in self.scores.items()},
+            "classes": list(self.classes),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate(
+    bundle: Path,
+    *,
+    out: Path,
+    backbone: Path | None = None,
+    dataset: tuple[str, ...] | None = None,
+    split: SplitName = "test",
+    iip: Path | None = None,
+    train_iip: bool = False,
+) -> Report:
+    """Score a bundle; also writes evaluation.json and confusion.png into `out`.
+
+    Args:
+        bundle: The bundle's file.
+        out: Folder for the results.
+        backbone: Folder of the backbone; by default the one it was trained on.
+        dataset: Specs of the images; by default those it was trained on. The class names have to be the same.
+        split: Which images to ask.
+        iip: A bundle of input-independent prompts to stand beside it.
+        train_iip: Train those now, with the same settings and as many epochs, into `out`/iip.
+
+    Raises:
+        UsageError: The bundle does not say how it was trained, or the data set has other classes.
+        PgnError: What reading bundle, backbone and images raises.
+    """
+    opened = read_bundle(bundle)
+    setting = prepare(_config(opened, out, backbone, dataset))
+    if setting.dataset.classes != opened.manifest.classes:
+        raise UsageError(
+            f"the images have the classes {', '.join(setting.dataset.classes)}, "
+            f"the bundle knows {', '.join(opened.manifest.classes)}",
+            hint="give the --dataset that the bundle was trained on",
+        )
+    images = load_split(setting.dataset, split, setting.backbone.spec.preprocess)
+    if train_iip:
+        iip = train(setting.config.model_copy(update={"method": "iip", "out": out / "iip"}))
+    answers = _log_probabilities(setting.backbone, opened, images)
+    rows = {
+        opened.manifest.method: answers,
+        "linear probe": setting.probe.head()(plain_features(setting.backbone, images, setting.config.cache)),
+        **({"iip": _log_probabilities(setting.backbone, read_bundle(iip), images)} if iip else {}),
+    }
+    sources = setting.dataset.class_sources
+    report = Report(
+        bundle=bundle.name,
+        split=split,
+        classes=setting.dataset.classes,
+        scores={name: score(values, images.labels, sources) for name, values in rows.items()},
+        confusion=confusion_matrix(answers.argmax(1), images.labels, len(setting.dataset.classes)),
+    )
+    with clear_disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "evaluation.json", as_json(report.to_dict()))
+    draw_confusion(report, out / "confusion.png")
+    return report
+
+
+def _config(bundle: Bundle, out: Path, backbone: Path | None, dataset: tuple[str, ...] | None) -> TrainConfig:
+    try:
+        config = TrainConfig.model_validate(bundle.manifest.training["config"])
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"bundle {bundle.version} does not say how it was trained", hint="evaluate one made by `pgn train`"
+        ) from error
+    given = {"backbone": backbone, "dataset": dataset}
+    return config.model_copy(update={"out": out} | {name: value for name, value in given.items() if value})
+
+
+def _log_probabilities(backbone: FrozenBackbone, bundle: Bundle, images: Images) -> Tensor:
+    """(M, C), by the in-process twin of what is served."""
+    predictor = Predictor(backbone, bundle)
+    parts = torch.arange(len(images)).split(EVAL_BATCH)
+    rows = torch.cat([predictor.probabilities(images.pixels(part)).cpu() for part in parts])
+    return rows.clamp(min=1e-30).log()
+
+
+def confusion_matrix(answers: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(C, C) counts from (M) answers and (M) labels; row is the true class, column the answer."""
+    cells = torch.bincount(labels * num_classes + answers, minlength=num_classes**2)
+    return cells.view(num_classes, num_classes)
+
+
+def draw_confusion(report: Report, path: Path) -> None:
+    """Write the confusion matrix as PNG: colour is the share of the true class, numbers are counts."""
+    count = len(report.classes)
+    side = 2.5 + 0.45 * count
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = report.confusion / report.confusion.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(count), report.classes, rotation=90)
+    axes.set_yticks(range(count), report.classes)
+    axes.set(xlabel="answer", ylabel="true class", title=f"{report.bundle.split('.')[0]}, {report.split}")
+    for row, column in report.confusion.nonzero().tolist():
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, int(report.confusion[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    save_figure(figure, path)

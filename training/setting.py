@@ -1,0 +1,54 @@
+"""What stays the same during a run: config, images, frozen backbone, and the linear probe as start and yardstick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgn.method.backbone import FrozenBackbone, load_backbone
+from training.config import TrainConfig
+from training.data.dataset import Dataset
+from training.data.images import Images, load_split
+from training.data.registry import open_datasets
+from training.features import plain_features
+from training.methods.linear_probe import LinearProbe, fit_probe
+from training.scores import Scores, score
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a run reads; `probe_val` is the linear probe's validation."""
+
+    config: TrainConfig
+    dataset: Dataset
+    backbone: FrozenBackbone
+    device: torch.device
+    train: Images
+    val: Images
+    probe: LinearProbe
+    probe_val: Scores
+
+    @property
+    def flip(self) -> bool:
+        """Whether images are mirrored at random."""
+        return self.dataset.flip if self.config.flip is None else self.config.flip
+
+    def groups(self) -> Tensor:
+        """(M) int64 number of the data set that each training image comes from; all 0 without a union."""
+        sources = self.dataset.class_sources or ("",) * len(self.dataset.classes)
+        numbers = {source: number for number, source in enumerate(dict.fromkeys(sources))}
+        return torch.tensor([numbers[source] for source in sources])[self.train.labels]
+
+
+def prepare(config: TrainConfig) -> Setting:
+    """Load the backbone, decode training and validation images, fit the probe; raises as `train` does."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = load_backbone(config.backbone, device)
+    dataset = open_datasets(config.dataset, config.data_dir, limit=config.limit, limit_val=config.limit_val)
+    train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
+    features = plain_features(backbone, val, config.cache)
+    probe = fit_probe(plain_features(backbone, train, config.cache), train.labels, features, val.labels)
+    probe_val = score(probe.head()(features), val.labels, dataset.class_sources)
+    return Setting(config, dataset, backbone, device, train, val, probe, probe_val)
