@@ -8,7 +8,7 @@ from typing import Any
 from pgn.settings import load_settings
 from pgn.stages.rows import Row
 from pgn.stages.vit_stage import VitStage
-from pgn.stages.worker import choose_device, end_with_parent, log_to_stderr
+from pgn.stages.worker import choose_device, end_with_parent, log_to_stderr, share_cores
 
 
 class VitHandler:
@@ -18,6 +18,7 @@ class VitHandler:
         """Load the stage for the model store that PGN_STORE names."""
         log_to_stderr()
         end_with_parent()
+        share_cores()
         self.stage = VitStage.load(load_settings(), choose_device(context.system_properties.get("gpu_id")))
 
     def handle(self, data: Sequence[Row], context: Any) -> list[bytes]:  # noqa: ARG002

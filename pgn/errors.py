@@ -280,6 +280,11 @@ ERRORS: dict[str, type[PgnError]] = _leaves(PgnError)
 """Error classes by their stable code."""
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's error says, as one line; torch tells of missing weights in many."""
+    return " ".join(str(error).split())
+
+
 def from_wire(fields: dict[str, Any]) -> PgnError:
     """The error that `to_wire` described; an unknown code becomes a plain PgnError with the same words."""
     cls = ERRORS.get(str(fields.get("code")), PgnError)

@@ -20,8 +20,7 @@ from training.data.registry import open_datasets
 class Recipe(BaseModel):
     """How long and how fast to learn, and how large the generator is.
 
-    Rates are AdamW's. The library's is the largest by far: its tokens start near zero, and each sees only its share
-    of the mixture's gradient.
+    Rates are AdamW's. The library's is the largest: its tokens are as large as patch tokens, and have to move.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

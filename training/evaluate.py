@@ -164,7 +164,7 @@ def draw_confusion(report: Report, path: Path) -> None:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shares = report.confusion / report.confusion.sum(1, keepdim=True).clamp(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(count), report.classes, rotation=90)
     axes.set_yticks(range(count), report.classes)
     axes.set(xlabel="answer", ylabel="true class", title=f"{report.bundle.split('.')[0]}, {report.split}")

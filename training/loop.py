@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> Path:
     _say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})")
     torch.manual_seed(config.seed)
     method = METHODS[config.method]
-    generator = method.start(method.spec(config, setting.backbone))
+    generator = method.start(method.spec(config, setting.backbone), setting.patches())
     model = PromptedClassifier(generator, setting.probe).to(setting.device)
     head = {"params": [model.weight, model.bias], "lr": recipe.head_rate, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW([*method.groups(generator, config), head])

@@ -16,6 +16,8 @@ from training.features import plain_features
 from training.methods.linear_probe import LinearProbe, fit_probe
 from training.scores import Scores, score
 
+PATCH_IMAGES = 256
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -40,6 +42,14 @@ class Setting:
         sources = self.dataset.class_sources or ("",) * len(self.dataset.classes)
         numbers = {source: number for number, source in enumerate(dict.fromkeys(sources))}
         return torch.tensor([numbers[source] for source in sources])[self.train.labels]
+
+    @torch.no_grad()
+    def patches(self) -> Tensor:
+        """(M, D) patch tokens with positions, of up to `PATCH_IMAGES` training images, on the CPU."""
+        chosen = torch.linspace(0, len(self.train) - 1, min(PATCH_IMAGES, len(self.train))).long()
+        tokens = self.backbone.embed(self.backbone.normalise(self.train.pixels(chosen)))
+        own = self.backbone.grid**2
+        return tokens[:, -own:].flatten(0, 1).cpu()
 
 
 def prepare(config: TrainConfig) -> Setting:

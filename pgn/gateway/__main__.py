@@ -7,6 +7,7 @@ import logging
 import math
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -46,7 +47,8 @@ def serve(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.deadline_s) + 1,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal once more when all is done
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

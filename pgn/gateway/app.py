@@ -7,12 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel, ConfigDict, Field
 
 import pgn
 from pgn.gateway.datasets import Catalog, DatasetDetail, DatasetList
 from pgn.gateway.edge import Edge, answer_errors
+from pgn.gateway.metrics import EXPOSITION_TYPE
 from pgn.gateway.openapi import ERRORS, IMAGE_BODY, NOT_FOUND
 from pgn.gateway.service import Gateway
 from pgn.message import Answer
@@ -93,7 +93,7 @@ async def readyz(request: Request) -> JSONResponse:
 @router.get("/metrics", tags=["operation"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """Counts and times in Prometheus' text format."""
-    return Response(_gateway(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(_gateway(request).metrics.exposition(), media_type=EXPOSITION_TYPE)
 
 
 def create_app(settings: Settings, torchserve: TorchServeConfig, catalog: Catalog) -> FastAPI:

@@ -13,6 +13,9 @@ NO_DATASET: Final = ""
 """The label of a request that asked no data set of the index; a name that a client made up is never a label."""
 SEVERAL_DATASETS: Final = "several"
 
+EXPOSITION_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""The content type of `Metrics.exposition`."""
+
 # Half a millisecond to the deadline's order of magnitude; a lone request takes about 6 ms on a CPU.
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 

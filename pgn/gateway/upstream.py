@@ -3,7 +3,7 @@
     TorchServe 0.12.0 does this                              here
     ───────────────────────────────────────────────────────────────────────────────────────────────
     a worker killed while its batch forms never answers      an attempt may take half of what is left, then one more
-    a killed worker's batch is answered 500                  one more attempt; it waits in the queue for the new worker
+    a killed worker's batch is answered 500 or 507           one more attempt; it waits in the queue for the new worker
     a full queue, or a stage that raised, is answered 503    one more attempt
     every start forgets the workflow; its models are 404     NotReady, and whoever registers is told at once
     a stage may set a status of its own                      its body is handed on; TorchServe's own errors are not

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, file_sha256, read_spec, verify_weights, write_spec
-from pgn.errors import BackboneInvalid
+from pgn.errors import BackboneInvalid, one_line
 
 
 class FrozenBackbone(nn.Module, ABC):
@@ -135,7 +135,10 @@ def build_vit(spec: BackboneSpec) -> nn.Module:
 
             options = {name: value for name, value in spec.architecture.items() if name != "model"}
             name = spec.architecture["model"]
-            return timm.create_model(name, pretrained=False, act_layer=spec.activation, **options)
+            vit = timm.create_model(name, pretrained=False, act_layer=spec.activation, **options)
+            if not isinstance(vit, timm.models.VisionTransformer):
+                raise BackboneInvalid(f"backbone {spec.name}: timm's {name} is a {type(vit).__name__}, no plain ViT")
+            return vit
         from open_clip.model import QuickGELU
         from open_clip.transformer import VisionTransformer
 
@@ -143,7 +146,9 @@ def build_vit(spec: BackboneSpec) -> nn.Module:
         tower: nn.Module = VisionTransformer(**spec.architecture, act_layer=activation)
         return tower
     except (TypeError, KeyError, RuntimeError) as error:
-        raise BackboneInvalid(f"backbone {spec.name}: {spec.library} cannot build its architecture: {error}") from error
+        raise BackboneInvalid(
+            f"backbone {spec.name}: {spec.library} cannot build its architecture: {one_line(error)}"
+        ) from error
 
 
 def adapt(vit: nn.Module, spec: BackboneSpec, digest: str = "") -> FrozenBackbone:
@@ -164,7 +169,7 @@ def load_backbone(folder: Path, device: torch.device | str = "cpu") -> FrozenBac
         weights = load_file(path)
         vit.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (RuntimeError, SafetensorError) as error:
-        raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {error}") from error
+        raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {one_line(error)}") from error
     return adapt(vit, spec, digest).to(device)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgn.bundle import Bundle, GeneratorSpec
-from pgn.errors import BundleInvalid
+from pgn.errors import BundleInvalid, one_line
 from pgn.method.encoders import ResNet10
 from pgn.method.library import INITIAL_STD, TokenLibrary
 
@@ -79,5 +79,7 @@ def load_generator(bundle: Bundle) -> Generator:
     try:
         generator.load_state_dict(weights | counters)
     except RuntimeError as error:
-        raise BundleInvalid(f"the generator of {bundle.manifest.dataset} {bundle.version}: {error}") from error
+        raise BundleInvalid(
+            f"the generator of {bundle.manifest.dataset} {bundle.version}: {one_line(error)}"
+        ) from error
     return generator.eval().requires_grad_(False)

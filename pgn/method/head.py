@@ -66,7 +66,7 @@ def prototype_head(features: Tensor, labels: Tensor, num_classes: int, logit_sca
     counts = torch.bincount(labels, minlength=num_classes)
     if (counts == 0).any():
         raise DataInvalid(f"class number {int((counts == 0).nonzero()[0])} has no training image")
-    sums = torch.zeros(num_classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=-1))
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=-1))
     spec = HeadSpec(kind="prototypes", features=features.shape[1], logit_scale=logit_scale)
     return Head(spec, sums / counts[:, None])
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pgn.bundle import GeneratorSpec
-from pgn.errors import ArtefactError
+from pgn.errors import ArtefactError, one_line
 from pgn.method.generator import PromptGenerator
 
 # What torch's weights-only reader raises on bytes that are no pickle of tensors.
@@ -68,7 +68,7 @@ def load_reference(path: Path, *, input_size: int = 224) -> PromptGenerator:
         generator = PromptGenerator(spec)
         generator.load_state_dict(ours)
     except (KeyError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ArtefactError(f"{path} is not a checkpoint of the authors' generator: {error}") from error
+        raise ArtefactError(f"{path} is not a checkpoint of the authors' generator: {one_line(error)}") from error
     return generator.eval()
 
 
@@ -102,6 +102,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, *_UNPICKLING_ERRORS) as error:
-        raise ArtefactError(f"{path} cannot be read as weights: {error}") from error
+        raise ArtefactError(f"{path} cannot be read as weights: {one_line(error)}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -38,7 +38,7 @@ class Child:
         output: IO[bytes] | None = None,
         keep: Sequence[int] = (),
     ) -> None:
-        self._process = subprocess.Popen(  # noqa: S603
+        self._process = subprocess.Popen(
             [str(part) for part in command],
             env=dict(env),
             cwd=cwd,

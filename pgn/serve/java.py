@@ -46,7 +46,7 @@ def _candidates() -> Iterator[Path]:
 
 def _version(program: Path) -> int | None:
     try:
-        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30)  # noqa: S603
+        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
     match = re.search(r'version "(\d+)', run.stderr)

@@ -1,4 +1,4 @@
-"""What a process that hosts a stage does once: log where it is seen, end with its parent, choose its device."""
+"""What a process that hosts a stage does once: log where it is seen, end with its parent, take its part of the cores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import Final
 
 import torch
 
-WATCH_INTERVAL_S = 0.5
+WATCH_INTERVAL_S: Final = 0.5
+NUM_STAGES: Final = 2
+CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def log_to_stderr() -> None:
@@ -43,3 +47,23 @@ def choose_device(gpu_id: int | None) -> torch.device:
     """The GPU that the server gave, or the CPU."""
     on_gpu = gpu_id is not None and torch.cuda.is_available()
     return torch.device(f"cuda:{gpu_id}" if on_gpu else "cpu")
+
+
+def share_cores() -> None:
+    """Let this stage compute on its half of the cores, unless OMP_NUM_THREADS says otherwise.
+
+    Both stages work at the same time. Threads that have to wait for a core keep all others of their pass waiting: with
+    as many threads as cores in both, small passes on a busy machine were seen to take fifteen times as long.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, int(count_cores() / NUM_STAGES)))
+
+
+def count_cores(limit: Path = CPU_LIMIT) -> float:
+    """The cores this process may use: what it is bound to, or less where a container's limit says so."""
+    bound = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = limit.read_text().split()
+        return min(bound, int(quota) / int(period))
+    except (OSError, ValueError):  # no such limit
+        return bound

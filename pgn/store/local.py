@@ -22,17 +22,26 @@ class LocalStore:
         Raises:
             BackboneInvalid: There is none; the message lists what there is.
         """
-        found = self.backbones()
-        for folder, (_, other) in found.items():
+        found = []
+        for folder in self._folders():
+            try:
+                _, other = read_spec(folder)
+            except BackboneInvalid as error:  # a damaged spare is named, and does not hide the good one
+                found.append(error.message)
+                continue
             if other == digest:
                 return folder
-        names = ", ".join(f"{folder.name} ({other[:16]}…)" for folder, (_, other) in found.items()) or "none"
-        raise BackboneInvalid(f"{self.root / 'backbones'} holds no backbone {digest[:16]}…; it holds {names}")
+            found.append(f"{folder.name} ({other[:16]}…)")
+        raise BackboneInvalid(
+            f"{self.root / 'backbones'} holds no backbone {digest[:16]}…; it holds {', '.join(found) or 'none'}"
+        )
 
     def backbones(self) -> dict[Path, tuple[BackboneSpec, str]]:
-        """Spec and digest of every backbone folder."""
-        specs = sorted((self.root / "backbones").glob(f"*/{SPEC_FILE}"))
-        return {path.parent: read_spec(path.parent) for path in specs}
+        """Spec and digest of every backbone folder; raises BackboneInvalid if one is damaged."""
+        return {folder: read_spec(folder) for folder in self._folders()}
+
+    def _folders(self) -> list[Path]:
+        return [path.parent for path in sorted((self.root / "backbones").glob(f"*/{SPEC_FILE}"))]
 
     def bundle_path(self, dataset: str, digest: str) -> Path:
         """Where the bundle of this data set and digest lies, whether it is there or not."""

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.toys import make_bundle, make_store
 
 from pgn.cli import main
+from tests.toys import make_bundle, make_store
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

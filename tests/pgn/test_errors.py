@@ -99,6 +99,7 @@ def test_wire_data_without_fields_is_still_an_error():
 
 
 def test_text_is_message_and_hint():
-    """One line says what was met and what to do."""
+    """One line says what was met and what to do; an empty hint is no hint, not the default."""
+    assert str(errors.EmptyBody("0 bytes", hint="")) == "0 bytes"
     assert str(errors.EmptyBody("0 bytes", hint="send some")) == "0 bytes (send some)"
     assert str(errors.UsageError("no such file")) == "no such file"

@@ -26,7 +26,7 @@ class Augmentation:
 def student_view(
     images: Tensor, size_px: int, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return normalised views (B, 3, size, size) float32 in about -1..1 and which of them are mirrored, (B,) bool.
+    """Return normalised views (B, 3, size, size) float32 in -1..1 and which of them are mirrored, (B,) bool.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -36,17 +36,21 @@ def student_view(
     """
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     grey = torch.rand(len(images), generator=generator) < augmentation.grey
-    flipped = torch.where(mirrored[:, None, None, None], images.flip(3), images) / 127.5 - 1
-    luma = (flipped * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    toned = torch.where(grey[:, None, None, None], luma, flipped)
+    toned = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    luma = (toned[grey] * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    toned[grey] = luma.round().to(torch.uint8).expand(-1, 3, -1, -1)
     views = []
     for part in torch.split(toned, augmentation.chunk):
         if torch.rand((), generator=generator) < augmentation.coarse:
             low, high = augmentation.coarse_px
-            side = int(torch.randint(low, high + 1, (), generator=generator))
-            part = interpolate(part, size=(side, side), mode="bicubic", antialias=True)
-        views.append(interpolate(part, size=(size_px, size_px), mode="bicubic").clamp(-1, 1))
-    return torch.cat(views), mirrored
+            part = _resize(part, int(torch.randint(low, high + 1, (), generator=generator)))
+        views.append(_resize(part, size_px))
+    return torch.cat(views) / 127.5 - 1, mirrored
+
+
+def _resize(images: Tensor, side_px: int) -> Tensor:
+    """Resize bytes as Pillow does; in bytes this is several times as fast as in floats."""
+    return interpolate(images, size=(side_px, side_px), mode="bicubic", antialias=True)
 
 
 def mirror_grid(indices: Tensor, mirrored: Tensor, grid: int) -> Tensor:

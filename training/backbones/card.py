@@ -9,10 +9,12 @@ the only place where test splits are read.
 
 import argparse
 import logging
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -23,12 +25,13 @@ from timm.models.vision_transformer import VisionTransformer as TeacherTransform
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from training.backbones import teacher as teaching
 from training.backbones.distil import load_checkpoint
 from training.backbones.export import WEIGHTS, load_export
 from training.backbones.files import write_text_whole
-from training.backbones.heldout import Encoder, features_of, knn_accuracy, probe_accuracy, read_splits
-from training.backbones.student import condition_number
+from training.backbones.heldout import features_of, knn_accuracy, probe_accuracy, read_splits
+from training.backbones.student import condition_number, encode_all
+from training.backbones.teacher import SIDE_PX as TEACHER_SIDE_PX
+from training.backbones.teacher import load_teacher, read_facts, teacher_tokens
 
 SPLITS = ("train", "val", "test")
 TEXT = Path(__file__).with_name("card.md")
@@ -46,43 +49,39 @@ class Scores:
     strength: float
 
 
+Features = dict[str, dict[str, Tensor]]
+"""Rows (N, F) by feature and split."""
+
 Table = dict[str, dict[str, Scores]]
 """Scores by set and feature."""
 
 
-def encoders(student: VisionTransformer, teacher: TeacherTransformer) -> dict[str, tuple[int, Encoder]]:
-    """Return what is compared: the side in px at which images are squared, and the encoder, by name."""
-
-    def projected(images: Tensor) -> Tensor:
-        features: Tensor = student((images - 0.5) / 0.5)
-        return features
-
-    def class_token(images: Tensor) -> Tensor:
-        output = student.forward_intermediates(
-            (images - 0.5) / 0.5, indices=1, normalize_intermediates=True, output_extra_tokens=True
-        )
-        token: Tensor = output["image_intermediates_prefix"][-1][:, 0]
-        return token
+def features(tar: Path, student: VisionTransformer, teacher: TeacherTransformer) -> tuple[Features, dict[str, Tensor]]:
+    """Return every feature of every split of a set, and the labels of the splits."""
 
     def raw(images: Tensor) -> Tensor:
         small = interpolate(images, size=(RAW_SIDE_PX, RAW_SIDE_PX), mode="bilinear", antialias=True)
         return ((small - 0.5) / 0.5).flatten(1)
 
-    return {
-        "projected": (student.image_size[0], projected),
-        "class token": (student.image_size[0], class_token),
-        "raw pixels": (student.image_size[0], raw),
-        "teacher": (teaching.SIDE_PX, lambda images: teaching.teacher_tokens(teacher, images)[:, 0]),
+    def taught(images: Tensor) -> Tensor:
+        return teacher_tokens(teacher, images)[:, 0]
+
+    splits = read_splits(tar, SPLITS, student.image_size[0])
+    larger = read_splits(tar, SPLITS, TEACHER_SIDE_PX)
+    tokens = {name: features_of(partial(encode_all, student), split.images) for name, split in splits.items()}
+    found = {
+        "projected": {name: token @ student.proj for name, token in tokens.items()},
+        "class token": tokens,
+        "raw pixels": {name: features_of(raw, split.images) for name, split in splits.items()},
+        "teacher": {name: features_of(taught, split.images) for name, split in larger.items()},
     }
+    return found, {name: split.labels for name, split in splits.items()}
 
 
-def score(tar: Path, side_px: int, encoder: Encoder, is_probed: bool) -> Scores:
-    """Score one encoder on one set's test split; the train split is gallery and fit, the val split chooses C."""
-    splits = read_splits(tar, SPLITS, side_px)
-    features = {name: features_of(encoder, split.images) for name, split in splits.items()}
-    labels = {name: split.labels for name, split in splits.items()}
-    knn = knn_accuracy(features["train"], labels["train"], features["test"], labels["test"])
-    probe, strength = probe_accuracy(features, labels) if is_probed else (float("nan"), float("nan"))
+def score(rows: dict[str, Tensor], labels: dict[str, Tensor], is_probed: bool) -> Scores:
+    """Score one feature on the test split; the train split is gallery and fit, the val split chooses C."""
+    knn = knn_accuracy(rows["train"], labels["train"], rows["test"], labels["test"])
+    probe, strength = probe_accuracy(rows, labels) if is_probed else (math.nan, math.nan)
     return Scores(100 * knn, 100 * probe, strength)
 
 
@@ -90,10 +89,8 @@ def measure(tars: Sequence[Path], student: VisionTransformer, teacher: TeacherTr
     """Return the scores by set and feature; raw pixels are scored by nearest neighbours alone."""
     table: Table = {}
     for tar in tars:
-        table[tar.stem] = {
-            name: score(tar, side_px, encoder, is_probed=name != "raw pixels")
-            for name, (side_px, encoder) in encoders(student, teacher).items()
-        }
+        found, labels = features(tar, student, teacher)
+        table[tar.stem] = {name: score(rows, labels, name != "raw pixels") for name, rows in found.items()}
         log.info("%s %s", tar.stem, table[tar.stem])
     return table
 
@@ -155,7 +152,7 @@ def render(backbone: Path, state: dict[str, Any], pool: dict[str, Any], table: T
         torch=torch.__version__.partition("+")[0],
         hardware=hardware(),
         raw_px=RAW_SIDE_PX,
-        teacher_px=teaching.SIDE_PX,
+        teacher_px=TEACHER_SIDE_PX,
         sets=" ".join(f"{name}.tar" for name in table),
         table=render_table(table),
     )
@@ -173,8 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    table = measure(arguments.sets, load_export(arguments.backbone), teaching.load_teacher(arguments.teacher))
-    pool = teaching.read_facts(arguments.pool)
+    table = measure(arguments.sets, load_export(arguments.backbone), load_teacher(arguments.teacher))
+    pool = read_facts(arguments.pool)
     text = render(arguments.backbone, load_checkpoint(arguments.checkpoint), pool, table)
     write_text_whole(arguments.backbone / "README.md", text)
 

@@ -25,7 +25,7 @@ from training.backbones.augment import Augmentation, mirror_grid, student_view
 from training.backbones.files import write_whole
 from training.backbones.heldout import Split, features_of, knn_accuracy, read_splits
 from training.backbones.muon import build_optimisers
-from training.backbones.student import Architecture, build_student, encode_kept
+from training.backbones.student import Architecture, build_student, encode_all, encode_kept
 from training.backbones.teacher import DIM, GRID, read_facts
 
 CHECKPOINT = "checkpoint.pt"
@@ -103,7 +103,8 @@ class Distillation:
         self.student = build_student(config.architecture, config.seed)
         torch.manual_seed(config.seed)
         self.patch_head = nn.Linear(config.architecture.width, DIM)
-        self.optimisers = build_optimisers(self.student, self.patch_head, config.lr)
+        precision = torch.bfloat16 if config.bfloat16 else torch.float32
+        self.optimisers = build_optimisers(self.student, self.patch_head, config.lr, precision)
         self.step_number = 0
         self.spent_s = 0.0
 
@@ -163,8 +164,7 @@ class Distillation:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                optimiser.step()
+            optimiser.step()
             optimiser.zero_grad()
         self.step_number += 1
         return {
@@ -176,8 +176,7 @@ class Distillation:
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the student's projected features (B, 192) of images (B, 3, H, W) in 0..1."""
-        features: Tensor = self.student((images - 0.5) / 0.5)
-        return features
+        return encode_all(self.student, images) @ self.student.proj
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -218,6 +217,8 @@ def distil(config: DistilConfig, clock: Callable[[], float] = time.monotonic) ->
             now_s = clock()
             earlier_s, run.spent_s, asked_s = run.spent_s, run.spent_s + now_s - asked_s, now_s
             is_last = run.progress >= 1
+            if is_last or _crosses(60 * config.checkpoint_minutes, earlier_s, run.spent_s):
+                run.save()
             is_evaluated = is_last or _crosses(60 * config.evaluate_minutes, earlier_s, run.spent_s)
             if is_evaluated:
                 facts |= knn_on_val(run, sets)
@@ -225,8 +226,6 @@ def distil(config: DistilConfig, clock: Callable[[], float] = time.monotonic) ->
                 counts = {"step": run.step_number, "images_seen": run.step_number * config.batch}
                 log.write(json.dumps(counts | {"minutes": round(run.spent_s / 60, 2)} | facts) + "\n")
                 log.flush()
-            if is_last or _crosses(60 * config.checkpoint_minutes, earlier_s, run.spent_s):
-                run.save()
     return config.out / CHECKPOINT
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -24,14 +25,16 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     return x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Momentum whose step is orthogonalised; weight decay is decoupled.
 
-    Matrices three times as high as wide are fused query, key and value: each third is orthogonalised alone.
+    Matrices three times as high as wide are fused query, key and value: each third is orthogonalised alone. Only the
+    orthogonalisation runs in `precision`; weights and momentum keep their own.
     """
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, precision: torch.dtype) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": 0.95, "weight_decay": 0.05})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002, the base class has it
@@ -48,12 +51,12 @@ class Muon(torch.optim.Optimizer):
                     parts[wide[0].shape[0], wide[0].shape[1]].append(wide)
             for shape, pairs in parts.items():
                 size = 0.2 * max(shape) ** 0.5  # the root mean square of an AdamW step
-                changes = orthogonalise(torch.stack([change for _, change in pairs]))
+                changes = orthogonalise(torch.stack([change for _, change in pairs]).to(self.precision))
                 for (piece, _), change in zip(pairs, changes, strict=True):
                     piece.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"] * size)
 
 
-def build_optimisers(student: nn.Module, heads: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+def build_optimisers(student: nn.Module, heads: nn.Module, lr: float, precision: torch.dtype) -> list[Optimizer]:
     """Return Muon for the blocks' matrices and AdamW, without weight decay, for the rest and the loss heads.
 
     The patch projection is in the second group on purpose: decay would shrink its small singular values first.
@@ -62,6 +65,6 @@ def build_optimisers(student: nn.Module, heads: nn.Module, lr: float) -> list[to
     chosen = set(map(id, matrices))
     rest = [p for p in [*student.parameters(), *heads.parameters()] if id(p) not in chosen]
     return [
-        Muon(matrices, lr=lr, momentum=0.95, weight_decay=0.05),
+        Muon(matrices, lr=lr, precision=precision),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]

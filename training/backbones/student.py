@@ -98,6 +98,12 @@ def encode_kept(student: VisionTransformer, images: Tensor, kept: Tensor) -> tup
     return encoded[:, 0], encoded[:, 1:]
 
 
+def encode_all(student: VisionTransformer, images: Tensor) -> Tensor:
+    """Return the class token (B, D) after `ln_post` of whole images (B, 3, H, W) in 0..1; `proj` is still to come."""
+    count = student.grid_size[0] * student.grid_size[1]
+    return encode_kept(student, (images - 0.5) / 0.5, torch.arange(count).expand(len(images), -1))[0]
+
+
 def _attend(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
     """Return self-attention of (B, L, D) tokens, on the module's weights.
 

@@ -92,7 +92,7 @@ def cache_tokens(
     is_over = done == len(images)
     while not is_over:
         for begin in range(done, min(done + REPORT, len(images)), BATCH):
-            rows = torch.from_numpy(images[begin : begin + BATCH]).permute(0, 3, 1, 2) / 255
+            rows = torch.from_numpy(images[begin : begin + BATCH].copy()).permute(0, 3, 1, 2) / 255
             tokens[begin : begin + len(rows)] = teacher_tokens(teacher, rows, bfloat16).half().numpy()
             done = begin + len(rows)
         tokens.flush()  # rows first, their count after them

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pgn.bundle import GeneratorSpec
 from pgn.method.backbone import FrozenBackbone
-from pgn.method.generator import Generator, build_generator
+from pgn.method.generator import FixedPrompts, Generator
 from training.config import TrainConfig
 
 
@@ -23,9 +26,11 @@ class InputIndependentPrompts:
             input_size=backbone.spec.preprocess.size,
         )
 
-    def start(self, spec: GeneratorSpec) -> Generator:
-        """Small normal values, as in the paper."""
-        return build_generator(spec)
+    def start(self, spec: GeneratorSpec, patches: Tensor) -> Generator:
+        """K patches drawn at random."""
+        generator = FixedPrompts(spec)
+        generator.prompts.data.copy_(patches[torch.randint(len(patches), (spec.num_prompts,))])
+        return generator
 
     def groups(self, generator: Generator, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the library's rate."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgn.bundle import GeneratorSpec
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import Generator, PromptGenerator
 from training.config import TrainConfig
 
-OWN_TOKEN_BIAS = 3.0
+OWN_TOKEN_BIAS = 5.0  # its share of the mixture is then 0.7 in a library of 64
 
 
 class PromptGeneration:
@@ -29,13 +30,14 @@ class PromptGeneration:
             antialias=True,
         )
 
-    def start(self, spec: GeneratorSpec) -> Generator:
-        """The paper's initial values, but each prompt leans on a token of its own.
+    def start(self, spec: GeneratorSpec, patches: Tensor) -> Generator:
+        """A library of patches drawn at random, the encoder as in the paper, and each prompt leaning on one token.
 
-        From a flat mixture every token gets the same gradient and all prompts stay alike for long; leaning, they
-        learn at once what input-independent prompts would, while the encoder finds out when to mix.
+        A flat mixture would make every prompt the mean of the library, which is no patch and harms the features;
+        leaning, the PGN starts as input-independent prompts would, while the encoder finds out when to mix.
         """
         generator = PromptGenerator(spec)
+        generator.library.tokens.data.copy_(patches[torch.randint(len(patches), (spec.library_size,))])
         bias = generator.to_logits.bias.data.view(spec.num_prompts, spec.library_size)
         own = torch.arange(spec.num_prompts)
         bias[own, own % spec.library_size] += OWN_TOKEN_BIAS

@@ -55,7 +55,10 @@ def refusal(environment: dict[str, str]) -> str:
     return result.stderr
 
 
-def test_a_signal_ends_it_after_what_is_in_flight(environment: dict[str, str], scripted: ScriptedTorchServe) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_what_is_in_flight(
+    environment: dict[str, str], scripted: ScriptedTorchServe, sent: signal.Signals
+) -> None:
     """A roll-out loses no request: the accepted one is answered, new connections are refused."""
     go_on = threading.Event()
     statuses: list[int] = []
@@ -71,13 +74,15 @@ def test_a_signal_ends_it_after_what_is_in_flight(environment: dict[str, str], s
         client.start()
         try:
             wait_until(lambda: scripted.count("pgn") == 1)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(sent)
             wait_until(lambda: is_refused(url))
             assert process.poll() is None
         finally:
             go_on.set()
             client.join()
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(20) in (0, -sent)
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
     assert statuses == [200]
 
 

@@ -301,3 +301,9 @@ class TestUnsupported:
         """Its answer would average the prompts in."""
         with pytest.raises(BackboneInvalid, match="does not read its answer from the class token"):
             random_backbone("open_clip", {**TOY_ARCHITECTURE, "pool_type": "avg"})
+
+
+def test_a_timm_model_that_is_no_vit_is_refused() -> None:
+    """Prompts are tokens; a model that keeps its image in two dimensions has no place for them."""
+    with pytest.raises(BackboneInvalid, match="PoolingVisionTransformer"):
+        build_vit(spec("timm", {"model": "pit_ti_224"}))

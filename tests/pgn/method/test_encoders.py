@@ -51,7 +51,7 @@ class TestResNet10:
     def test_convolutions_start_as_kaiming_normal(self):
         """Fan-out and ReLU gain; the largest layer has enough values to tell."""
         torch.manual_seed(0)
-        weight = ResNet10().blocks[3].conv2.weight
+        weight = ResNet10().blocks[3].conv1.weight  # 64 to 128 channels: fan-in would differ
         assert weight.std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.02)
 
     def test_only_skips_have_a_bias(self):

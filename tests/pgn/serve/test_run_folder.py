@@ -24,7 +24,7 @@ _HOLDER = """
 import os, signal, subprocess
 from pgn.serve.run_folder import RunFolder
 run = RunFolder()
-child = subprocess.Popen(['sleep', '600'], pass_fds=[run.lock], stdout=subprocess.DEVNULL)
+child = subprocess.Popen(['sleep', '600'], pass_fds=[run.lock], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(run.path, child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

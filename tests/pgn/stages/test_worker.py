@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
-from pgn.stages.worker import choose_device
+from pgn.stages.worker import choose_device, count_cores
 from tests.servers import wait_until
 
 # The busy child never returns to Python's main loop of its own accord; it says who it is, and its parent waits.
@@ -44,3 +47,30 @@ def test_no_gpu_means_the_cpu() -> None:
     """The server gives None without one, and may give a number where torch sees none."""
     assert choose_device(None) == torch.device("cpu")
     assert choose_device(0).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+_THREADS = "import torch; from pgn.stages.worker import *; share_cores(); print(torch.get_num_threads())"
+
+
+@pytest.mark.parametrize(
+    ("wish", "threads"), [(None, max(1, int(count_cores() / 2))), ("2", min(2, int(count_cores())))]
+)
+def test_a_stage_takes_half_of_the_cores_or_what_it_is_told(wish: str | None, threads: int) -> None:
+    """Two stages with all cores each would wait for each other."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {} if wish is None else {"OMP_NUM_THREADS": wish}
+    run = subprocess.run(
+        [sys.executable, "-c", _THREADS], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert int(run.stdout) == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("50000 100000", 0.5), ("max 100000", None), ("100000000 100000", None), (None, None)]
+)
+def test_a_containers_limit_counts(tmp_path: Path, text: str | None, cores: float | None) -> None:
+    """A container sees all cores of its node and may use few."""
+    limit = tmp_path / "cpu.max"
+    if text is not None:
+        limit.write_text(text)
+    assert count_cores(limit) == (cores or len(os.sched_getaffinity(0)))

@@ -51,6 +51,13 @@ def test_the_backbone_is_found_by_its_digest(store):
     assert store.backbone_folder(read_index(store.root).backbone) == folder
 
 
+def test_a_damaged_spare_backbone_hides_nothing(store):
+    """One bad file never takes down what does not need it."""
+    make_backbone(store.root / "backbones" / "spare", seed=1)
+    (store.root / "backbones" / "spare" / "backbone.json").write_text("{")
+    assert store.backbone_folder(read_index(store.root).backbone).name == "toy"
+
+
 def test_an_unknown_backbone_names_what_there_is(store):
     """The operator sees whether the folder is missing or another."""
     with pytest.raises(BackboneInvalid, match=r"no backbone cdcdcdcdcdcdcdcd…; it holds toy \("):

@@ -16,7 +16,7 @@ CLASSES = ("a", "b", "c")
 def test_every_image_is_in_exactly_one_part() -> None:
     """An image in two splits would make the test accuracy a lie."""
     parts = draw_stratified(LABELS, (0.1, 0.2), CLASSES)
-    assert sorted(sum(parts, [])) == list(range(100))
+    assert sorted(index for part in parts for index in part) == list(range(100))
 
 
 def test_every_part_has_the_same_mix_of_classes() -> None:

@@ -19,7 +19,7 @@ def test_a_method_writes_prompts_and_learns_with_all_its_parameters(
 ) -> None:
     """Prompts fit the backbone; each parameter is in exactly one group, and each gets a gradient."""
     method, config, backbone = METHODS[name], make_config(method=name), load_backbone(backbone_folder)
-    generator = method.start(method.spec(config, backbone))
+    generator = method.start(method.spec(config, backbone), torch.randn(100, 32))
     prompts = generator(torch.randn(5, 3, 32, 32))
     assert prompts.shape == (5, 4, 32)
     prompts.square().sum().backward()
@@ -35,6 +35,6 @@ def test_prompts_of_a_fresh_pgn_already_depend_on_the_image(
     """Its start leans on tokens, it is not stuck on them."""
     method = METHODS["pgn"]
     torch.manual_seed(0)
-    generator = method.start(method.spec(make_config(), load_backbone(backbone_folder)))
+    generator = method.start(method.spec(make_config(), load_backbone(backbone_folder)), torch.randn(100, 32))
     first, second = generator(torch.randn(2, 3, 32, 32))
     assert not torch.allclose(first, second)

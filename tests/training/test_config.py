@@ -1,0 +1,56 @@
+"""A run's config: complete, frozen, and writable as a command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pgn.errors import UsageError
+from training.config import TrainConfig, command, defaults_for, plan
+
+
+def test_what_is_not_given_follows_from_the_number_of_images(tmp_path: Path) -> None:
+    """Fewer images, more epochs; None means "not given", as the command line passes it."""
+    few = plan(["digits"], tmp_path, limit=5, epochs=None, library_rate=0.5)
+    assert few.recipe == defaults_for(50).model_copy(update={"library_rate": 0.5})
+    assert few.recipe.epochs > plan(["digits"], tmp_path).recipe.epochs
+
+
+def test_default_prompts_fill_whole_rows_of_the_embedded_backbone() -> None:
+    """Its grid is 8 patches wide; other numbers of prompts could not be sent as image rows."""
+    assert all(defaults_for(count).num_prompts % 8 == 0 for count in (10, 1000, 100_000))
+
+
+def test_every_fault_is_named(tmp_path: Path) -> None:
+    """Not one at a time."""
+    with pytest.raises(UsageError) as caught:
+        plan(["digits"], tmp_path, seed=-1, shift=2.0)
+    assert "seed = -1" in str(caught.value)
+    assert "shift = 2.0" in str(caught.value)
+
+
+def test_a_fault_in_the_recipe_is_named(tmp_path: Path) -> None:
+    """Its fields are options like the others."""
+    with pytest.raises(UsageError, match="epochs = 0"):
+        plan(["digits"], tmp_path, epochs=0)
+
+
+def test_a_config_cannot_be_changed(make_config: Callable[..., TrainConfig]) -> None:
+    """What was saved beside the result is what ran."""
+    with pytest.raises(ValidationError):
+        make_config().seed = 3  # type: ignore[misc]
+
+
+def test_the_command_names_every_choice_once() -> None:
+    """The recipe in full, so that later defaults do not change what the command makes; the rest if it was changed."""
+    config = TrainConfig(dataset=("digits", "folder:my pets"), out=Path("runs/x"), flip=False, limit=9)
+    words = shlex.split(command(config))
+    assert words[:6] == ["pgn", "train", "--dataset", "digits", "--dataset", "folder:my pets"]
+    for flag, value in (("--limit", "9"), ("--library-rate", "0.01"), ("--seed", "0"), ("--out", "runs/x")):
+        assert words[words.index(flag) + 1] == value
+    assert "--no-flip" in words
+    assert "--warmup" not in words

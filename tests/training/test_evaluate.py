@@ -1,0 +1,74 @@
+"""A bundle beside the linear probe and input-independent prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgn.bundle import read_bundle
+from pgn.errors import UsageError
+from tests.toys import make_bundle
+from training.config import TrainConfig
+from training.evaluate import confusion_matrix, evaluate
+from training.loop import train
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_an_evaluation_repeats_the_manifests_numbers(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Same test images, same answers, same probe."""
+    bundle = train(make_config())
+    metrics = read_bundle(bundle).manifest.metrics
+    report = evaluate(bundle, out=tmp_path / "eval")
+    assert report.scores["pgn"].top1 == pytest.approx(metrics["test"]["top1"], abs=1e-5)
+    assert report.scores["pgn"].images == 359
+    assert report.scores["linear probe"].top1 == pytest.approx(metrics["linear_probe"]["test"]["top1"], abs=1e-5)
+
+
+def test_an_evaluation_leaves_json_and_a_picture(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The confusion matrix in both; its counts sum to the images."""
+    report = evaluate(train(make_config()), out=tmp_path / "eval")
+    written = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert sum(map(sum, written["confusion"])) == 359
+    assert sum(row[i] for i, row in enumerate(written["confusion"])) == round(report.scores["pgn"].top1 * 359)
+    assert (tmp_path / "eval" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_input_independent_prompts_can_be_trained_on_the_spot(make_config: MakeConfig, tmp_path: Path) -> None:
+    """With equal epochs, and read from the second bundle ever after."""
+    bundle = train(make_config())
+    report = evaluate(bundle, out=tmp_path / "eval", train_iip=True)
+    (iip,) = (tmp_path / "eval" / "iip").glob("*.safetensors")
+    assert read_bundle(iip).manifest.metrics["epochs"] == 2
+    assert evaluate(bundle, out=tmp_path / "eval", iip=iip).scores["iip"] == report.scores["iip"]
+
+
+def test_the_table_has_a_line_for_each_method(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Aligned, in per cent."""
+    table = evaluate(train(make_config()), out=tmp_path / "eval").table().splitlines()
+    assert [line.split("  ")[0] for line in table] == ["method", "pgn", "linear probe"]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_images_of_other_classes_are_refused(make_config: MakeConfig, class_folders: Path, tmp_path: Path) -> None:
+    """Their labels would mean something else."""
+    bundle = train(make_config())
+    with pytest.raises(UsageError, match="the images have the classes cat, dog, the bundle knows 0, 1, 2"):
+        evaluate(bundle, out=tmp_path / "eval", dataset=(f"folder:{class_folders}",))
+
+
+def test_a_bundle_from_elsewhere_says_what_is_missing(tmp_path: Path) -> None:
+    """Without its config, the probe's images are unknown."""
+    bundle = make_bundle(tmp_path, "shapes", "0" * 64)
+    with pytest.raises(UsageError, match="does not say how it was trained"):
+        evaluate(bundle, out=tmp_path / "eval")
+
+
+def test_a_row_of_the_confusion_matrix_is_a_true_class() -> None:
+    """Two images of class 0, one answered 1."""
+    matrix = confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
