@@ -1,7 +1,9 @@
 # `make help` prints the targets. Everything happens in .venv; nothing is installed elsewhere.
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYTHON ?= $(shell for v in 3.12 3.11 3.10; do command -v python$$v && break; done || command -v python3)
+# The first Python on PATH that is 3.10 to 3.12 and really starts (a version manager's shim may not).
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format docs lock clean
@@ -12,6 +14,7 @@ help: ## print this list
 setup: $(VENV)/.ready ## make the virtual environment (once; the other targets do it by themselves)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 with venv on PATH; install one, or name it: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -29,6 +29,10 @@ backbone_app = typer.Typer(help="Frozen backbones: list, fetch.", no_args_is_hel
 app.add_typer(backbone_app, name="backbone", rich_help_panel=STORE)
 
 Store = Annotated[Path | None, typer.Option("--store", help="Folder of the model store (PGN_STORE; model_store).")]
+TorchserveConfig = Annotated[
+    Path | None, typer.Option(help="TorchServe's settings (PGN_TORCHSERVE_CONFIG; config.properties).")
+]
+ArchivesFolder = Annotated[Path | None, typer.Option(help="Built by `pgn archive`; by default built anew.")]
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -73,6 +77,28 @@ def train(
     print(run(plan(given.pop("dataset"), given.pop("out"), **given)))
 
 
+@app.command(rich_help_panel=TRAIN)
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Images to ask; by default those it was trained on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; by default beside the bundle.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT, if it has moved.")] = None,
+    split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which images.")] = "test",
+    iip: Annotated[Path | None, typer.Option(help="A bundle of input-independent prompts to stand beside it.")] = None,
+    train_iip: Annotated[bool, typer.Option("--train-iip", help="Train those now, with equal epochs.")] = False,
+) -> None:
+    """Top-1, top-5 and confusion matrix of a bundle, beside a linear probe on the same frozen features."""
+    from training.evaluate import evaluate as run
+
+    folder = out or bundle.parent / "evaluation"
+    specs = tuple(dataset) if dataset else None
+    report = run(bundle, out=folder, backbone=backbone, dataset=specs, split=split, iip=iip, train_iip=train_iip)
+    print(report.table())
+    print(f"confusion matrix: {folder / 'confusion.png'}")
+
+
 @app.command(rich_help_panel=SERVE)
 def archive(
     out: Annotated[Path, typer.Option(help="Where the archives go.")] = Path("model_store/archives"),
@@ -83,6 +109,36 @@ def archive(
     archives = build_archives(out)
     for path in (*archives.models, archives.workflow):
         print(path)
+
+
+@app.command(rich_help_panel=SERVE)
+def serve(
+    store: Store = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (PGN_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one (PGN_PORT).")] = None,
+    torchserve_config: TorchserveConfig = None,
+    archives: ArchivesFolder = None,
+) -> None:
+    """Serve the model store: TorchServe with both stages, and the gateway."""
+    from pgn.archive import Archives
+    from pgn.serve.supervisor import serve as run
+
+    settings = load_settings(store=store, host=host, port=port, torchserve_config=torchserve_config)
+    raise typer.Exit(run(settings, archives=Archives(archives) if archives else None))
+
+
+@app.command(rich_help_panel=SERVE)
+def torchserve(
+    store: Store = None,
+    torchserve_config: TorchserveConfig = None,
+    archives: ArchivesFolder = None,
+) -> None:
+    """Run TorchServe alone, for a container of its own; a gateway beside it registers the workflow."""
+    from pgn.archive import Archives
+    from pgn.serve.supervisor import serve_stages
+
+    settings = load_settings(store=store, torchserve_config=torchserve_config)
+    raise typer.Exit(serve_stages(settings, archives=Archives(archives) if archives else None))
 
 
 @app.command(rich_help_panel=SERVE)

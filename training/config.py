@@ -46,6 +46,8 @@ class TrainConfig(BaseModel):
     data_dir: Path = Path("data")
     backbone: Path = Path("model_store/backbones/pgn-vit-128")
     cache: Path = Field(Path(".cache/features"), description="where features of the unprompted backbone are kept")
+    head: Literal["linear", "text", "prototypes"] = "linear"
+    template: str | None = Field(None, description="class text for the head `text`, if not the data set's")
     seed: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1, description="most training images of a class")
     limit_val: int | None = Field(None, ge=1, description="most validation images of a class")

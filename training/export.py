@@ -28,14 +28,14 @@ from training.setting import Setting
 
 def export(setting: Setting, model: PromptedClassifier, progress: Progress) -> Path:
     """Write the bundle of `model`, which carries its best epoch's weights, into the run's folder."""
-    head = model.head()
+    head = model.head.plain()
     logits = logits_of(setting.backbone, model.generator, head, setting.val)
     temperature = fit_temperature(logits, setting.val.labels)
     manifest = Manifest(
         dataset=setting.config.name or setting.dataset.name,
         classes=setting.dataset.classes,
         class_sources=setting.dataset.class_sources,
-        template=setting.dataset.template,
+        template=setting.template,
         method=setting.config.method,
         generator=model.generator.spec,
         head=head.spec,
@@ -86,7 +86,9 @@ def _tensors(setting: Setting, generator: Generator, head: Head) -> dict[str, np
     }
     if isinstance(generator, PromptGenerator):
         weights["profile.mixture"] = _mean_mixture(setting, generator)
-    weights |= {"head.weight": head.weight, "head.bias": head.bias}
+    weights["head.weight"] = head.weight
+    if head.bias is not None:
+        weights["head.bias"] = head.bias
     return {name: tensor.detach().cpu().float().numpy() for name, tensor in weights.items()}
 
 

@@ -23,6 +23,7 @@ from training.curves import draw_curves
 from training.data.augment import shift_and_flip
 from training.data.batches import epoch_batches
 from training.export import export
+from training.heads import start_head
 from training.methods import METHODS
 from training.model import PromptedClassifier
 from training.run import RunFolder, finished_bundle
@@ -55,8 +56,9 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     method = METHODS[config.method]
     generator = method.start(method.spec(config, setting.backbone), setting.patches())
-    model = PromptedClassifier(generator, setting.probe).to(setting.device)
-    head = {"params": [model.weight, model.bias], "lr": recipe.head_rate, "weight_decay": config.weight_decay}
+    model = PromptedClassifier(generator, start_head(setting)).to(setting.device)
+    learned = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
+    head = {"params": learned, "lr": recipe.head_rate, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW([*method.groups(generator, config), head])
     peaks = [group["lr"] for group in optimizer.param_groups]
     progress = run.resume(model, optimizer)
@@ -77,7 +79,8 @@ def train(config: TrainConfig) -> Path:
                 progress.add_batch(loss, hits, len(batch))
                 bar.set_postfix_str(f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.3f}", refresh=False)
                 bar.update()
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
+                if progress.step % steps and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     run.save(progress, model, optimizer)
                     saved = time.monotonic()
             val = validate(setting, model)
@@ -129,7 +132,7 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
 
 def validate(setting: Setting, model: PromptedClassifier) -> Scores:
     """The model as it will be exported, in float32, on the validation images."""
-    logits = logits_of(setting.backbone, model.generator, model.head(), setting.val)
+    logits = logits_of(setting.backbone, model.generator, model.head.plain(), setting.val)
     return score(logits, setting.val.labels, setting.dataset.class_sources)
 
 

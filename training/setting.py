@@ -37,6 +37,11 @@ class Setting:
         """Whether images are mirrored at random."""
         return self.dataset.flip if self.config.flip is None else self.config.flip
 
+    @property
+    def template(self) -> str:
+        """The sentence that names a class."""
+        return self.config.template or self.dataset.template
+
     def groups(self) -> Tensor:
         """(M) int64 number of the data set that each training image comes from; all 0 without a union."""
         sources = self.dataset.class_sources or ("",) * len(self.dataset.classes)

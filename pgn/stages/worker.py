@@ -1,4 +1,4 @@
-"""What a process that hosts a stage does once: log where it is seen, end with its parent, take its part of the cores."""
+"""What a process that hosts a stage does once: log where it is seen, end with its parent, share the cores."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pgn.bundle import read_bundle
-from pgn.errors import DiskFull, SetupError, UsageError
+from pgn.errors import BackboneInvalid, DiskFull, SetupError, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
 from training import loop, run
@@ -118,6 +118,21 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(make_config: MakeConfig, t
     assert all((resumed.tensors[name] == array).all() for name, array in straight.tensors.items())
 
 
+def test_a_run_stopped_while_validating_ends_the_same_too(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The epoch's steps are done, its record is not written: the moment when one of both is easily lost."""
+    whole, stopped = make_config(out=tmp_path / "whole"), make_config(out=tmp_path / "stopped")
+    train(whole)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    train(stopped)
+    assert _log(stopped.out) == _log(whole.out)
+
+
 def test_a_finished_run_says_so(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """The same command again costs nothing and returns the same bundle."""
     first = train(make_config())
@@ -188,3 +203,18 @@ def test_rates_rise_and_fall() -> None:
     assert factors[9] == factors[10] == 1.0
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[-1] < 0.001
+
+
+def test_class_prototypes_stay_what_they_were(make_config: MakeConfig) -> None:
+    """A fixed head: only the prompts learn."""
+    first = read_bundle(train(make_config(head="prototypes")))
+    other = read_bundle(train(make_config(head="prototypes", seed=1, out=make_config().out / "other")))
+    assert first.manifest.head.kind == "prototypes"
+    assert "head.bias" not in first.tensors
+    assert (first.tensors["head.weight"] == other.tensors["head.weight"]).all()
+
+
+def test_class_texts_need_a_text_tower(make_config: MakeConfig) -> None:
+    """The embedded backbone has none; the message names the way out."""
+    with pytest.raises(BackboneInvalid, match=r"text\.safetensors.*train with a linear head"):
+        train(make_config(head="text"))

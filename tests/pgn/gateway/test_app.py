@@ -170,6 +170,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(gateway: RunningGa
     assert "50,000,000" in fields["message"]
 
 
+def test_the_limit_of_pixels_is_the_settings(start_gateway: StartGateway) -> None:
+    """An operator may lower it."""
+    gateway = start_gateway(max_pixels=40 * 40 - 1)
+    assert "1,599" in check_error(gateway.post(IMAGE), 413, "image.too_many_pixels")["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [

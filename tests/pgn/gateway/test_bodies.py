@@ -62,8 +62,17 @@ def test_a_second_field_is_refused_by_name() -> None:
 def test_a_form_cut_short_is_refused(keep: int) -> None:
     """Half a form is not half an image."""
     body, content_type = form([("image", b"0123456789" * 10)])
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequest, match="cut short"):
         image_bytes(body[: len(body) - keep], content_type)
+
+
+def test_a_form_that_announces_another_field_and_ends_is_refused() -> None:
+    """The image is whole, but what was cut off might have been meant."""
+    with pytest.raises(MalformedRequest, match="cut short"):
+        image_bytes(
+            b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--b\r\n',
+            "multipart/form-data; boundary=b",
+        )
 
 
 def test_an_empty_field_is_an_empty_body() -> None:
