@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
 from pgn.backbone_spec import Preprocess, read_spec
-from pgn.errors import MessageInvalid, RequestTooLarge
+from pgn.errors import MessageInvalid
 from pgn.index import read_index
 from pgn.message import Message, encode, encode_error
 from pgn.method.generator import Generator, load_generator
 from pgn.settings import Settings
 from pgn.stages.bank import Bank, Held
-from pgn.stages.rows import Batch, Row, read_row
+from pgn.stages.rows import MAX_ANSWER_BYTES, Batch, Row, read_row, too_large
 from pgn.stages.tensors import in_pieces, normalise, stack
 from pgn.store.local import LocalStore
-
-MAX_ANSWER_BYTES: Final = 15 * 2**20  # below TorchServe's max_response_size: an answer above that kills the worker
 
 Place = tuple[int, int]
 """Row number, and which of the row's targets."""
@@ -102,11 +100,7 @@ class PgnStage:
         vectors = len(pixels) * sum(h.manifest.generator.num_prompts * h.manifest.generator.embed_dim for h in held)
         answer_bytes = 4 * vectors + (pixels.nbytes if request.reply == "all" else 0)
         if answer_bytes > MAX_ANSWER_BYTES:
-            raise RequestTooLarge(
-                f"the prompts for {len(pixels)} images and {len(held)} data sets are {answer_bytes:,} bytes; "
-                f"the limit is {MAX_ANSWER_BYTES:,}",
-                hint="ask about fewer images or data sets at once",
-            )
+            raise too_large(answer_bytes)
         return _Plan(held, pixels)
 
     def _write_prompts(

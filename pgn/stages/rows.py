@@ -13,14 +13,16 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pgn.backbone_spec import Preprocess
-from pgn.errors import EmptyBody, MalformedRequest, MessageInvalid, PgnError, StageFailed
+from pgn.errors import EmptyBody, MalformedRequest, MessageInvalid, PgnError, RequestTooLarge, StageFailed
 from pgn.images import read_square
 from pgn.message import Message, Request, Target, decode
 
 Row = Mapping[str, Any]
+
+MAX_ANSWER_BYTES: Final = 15 * 2**20  # below TorchServe's max_response_size: an answer above that kills the worker
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,21 @@ def _from_base64(value: Any) -> bytes:
         raise MalformedRequest(f"'image' is not base64: {error}") from error
 
 
+def check_size(answer: bytes) -> bytes:
+    """The answer itself; raises RequestTooLarge if the server could not carry it."""
+    if len(answer) > MAX_ANSWER_BYTES:
+        raise too_large(len(answer))
+    return answer
+
+
+def too_large(size: int) -> RequestTooLarge:
+    """The error for a request whose answer has `size` bytes."""
+    return RequestTooLarge(
+        f"the answer would have {size:,} bytes; the limit is {MAX_ANSWER_BYTES:,}",
+        hint="ask about fewer images or data sets at once",
+    )
+
+
 class Batch:
     """The rows of one call: their messages, and the errors of those that have failed.
 
@@ -159,7 +176,7 @@ class Batch:
         written: dict[int, bytes] = {}
         for number, message in self.messages().items():
             with self.guard(number):
-                written[number] = write(number, message)
+                written[number] = check_size(write(number, message))
         for number, error in self._errors.items():
             written[number] = write_error(error, self.request_id(number))
         return [written[number] for number in range(self._size)]

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from pgn.errors import PortTaken, ServerDied, SetupError
+from pgn.errors import DiskFull, PortTaken, ServerDied, SetupError
 from pgn.serve import serve
 from pgn.serve.child import Child
-from pgn.serve.supervisor import Kept
+from pgn.serve.supervisor import Kept, Stop, _wait_ready
 from pgn.serve.torchserve import environment
-from pgn.settings import Settings
+from pgn.settings import Settings, read_torchserve_config
 from pgn.store.local import LocalStore
-from tests.servers import call, make_settings, processes_with, wait_until
+from tests.servers import call, is_up, make_settings, processes_with, wait_until
 from tests.toys import make_backbone, make_bundle, make_images, make_store
 
 _SERVE = """
@@ -138,6 +140,53 @@ def test_a_store_with_nothing_to_serve_is_told(tmp_path: Path, capfd: pytest.Cap
     with pytest.raises(SetupError, match="no data set that can be served"):
         serve(make_settings(store.root, tmp_path / "config"))
     assert "data set pets is not served" in capfd.readouterr().err
+
+
+def test_a_disk_that_fills_while_torchserve_unpacks_is_one_line(tmp_path: Path) -> None:
+    """TorchServe goes on trying; only its log tells."""
+    settings = make_settings(tmp_path, tmp_path)
+    complaint = "WARN  org.pytorch.serve - java.io.IOException: No space left on device"
+    torchserve: Any = SimpleNamespace(news=lambda: complaint, run=SimpleNamespace(path=tmp_path))
+    with pytest.raises(DiskFull, match=str(tmp_path)):
+        _wait_ready(settings, torchserve, (), Stop())
+
+
+_STAGES = """
+from pgn.errors import ServerDied
+from pgn.serve import serve_stages
+from pgn.settings import load_settings
+try:
+    raise SystemExit(serve_stages(load_settings()))
+except ServerDied as error:
+    raise SystemExit(str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "said"), [("ask", 0, ""), ("kill", 1, "TorchServe died (signal SIGKILL)")]
+)
+def test_torchserve_alone_ends_with_a_signal_or_with_torchserve(
+    tmp_path: Path, ending: str, status: int, said: str
+) -> None:
+    """A container that runs it ends when it is told to, and does not outlive its server."""
+    settings = make_settings(make_store(tmp_path / "store", ["pets"]).root, tmp_path)
+    inference = read_torchserve_config(settings.torchserve_config).inference
+    with subprocess.Popen(
+        [sys.executable, "-c", _STAGES], env=environment(settings), stderr=subprocess.PIPE, text=True
+    ) as process:
+        server = Served(process, settings)
+        try:
+            wait_until(lambda: is_up(inference), "TorchServe to come up")
+            if ending == "ask":
+                process.terminate()
+            else:
+                server.find("ModelServer").kill()
+            assert process.wait() == status
+            assert process.stderr is not None
+            assert said in process.stderr.read()
+            assert server.family() == []
+        finally:
+            process.kill()
 
 
 class FakeClock:

@@ -25,7 +25,7 @@ from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
 from pgn.serve.torchserve import TorchServe
 from pgn.settings import Settings, read_torchserve_config
-from pgn.stages.pgn_stage import MAX_ANSWER_BYTES
+from pgn.stages.rows import MAX_ANSWER_BYTES
 from pgn.store.local import LocalStore
 from tests.servers import ROOT, RunningTorchServe, call, make_settings, wait_until, write_config
 from tests.toys import make_images

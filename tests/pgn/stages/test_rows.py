@@ -11,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgn.backbone_spec import Preprocess
-from pgn.errors import EmptyBody, MalformedRequest, MessageInvalid, NotAnImage, StageFailed, UnreadableImage
+from pgn.errors import (
+    EmptyBody,
+    MalformedRequest,
+    MessageInvalid,
+    NotAnImage,
+    RequestTooLarge,
+    StageFailed,
+    UnreadableImage,
+)
 from pgn.images import read_square
 from pgn.message import Message, Request, Target, encode, encode_error
-from pgn.stages.rows import Batch, Row, read_message, read_row
+from pgn.stages.rows import MAX_ANSWER_BYTES, Batch, Row, read_message, read_row
 from tests.toys import make_images
 
 PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -129,3 +137,12 @@ class TestBatch:
             return [b"good"][number]
 
         assert batch.answers(write, lambda error, _: error.code.encode()) == [b"good", b"service.stage_failed"]
+
+    def test_an_answer_too_large_for_the_server_is_an_error_instead(self) -> None:
+        """TorchServe kills the worker that gives one."""
+        batch = Batch([{"body": encode(message("a"))}, {"body": encode(message("b"))}], read_message)
+        answers = batch.answers(
+            lambda number, _: bytes(MAX_ANSWER_BYTES + number), lambda error, _: error.code.encode()
+        )
+        assert len(answers[0]) == MAX_ANSWER_BYTES
+        assert answers[1] == RequestTooLarge.code.encode()
