@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 
 import pgn
@@ -107,7 +108,9 @@ def create_app(settings: Settings, torchserve: TorchServeConfig, catalog: Catalo
     def lifespan(app: FastAPI) -> AbstractAsyncContextManager[None]:  # noqa: ARG001
         return gateway.open()
 
-    app = FastAPI(title="PGN Serve", version=pgn.__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPIOffline(
+        redoc_url=None, title="PGN Serve", version=pgn.__version__, lifespan=lifespan, redirect_slashes=False
+    )
     app.state.gateway = gateway
     app.include_router(router)
     answer_errors(app)

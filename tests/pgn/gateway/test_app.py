@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -429,3 +430,11 @@ def test_importing_the_gateway_loads_no_torch() -> None:
     )
     assert "fastapi" in loaded
     assert not {"torch", "timm", "open_clip"} & set(loaded)
+
+
+def test_the_documentation_page_needs_no_internet(gateway: RunningGateway) -> None:
+    """In a closed network /docs shows the API: every script and style sheet comes from the gateway itself."""
+    page = gateway.http.get("/docs").text
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert addresses
+    assert all(address.startswith("/") and gateway.http.get(address).status_code == 200 for address in addresses)
