@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, file_sha256, read_spec, verify_weights, write_spec
 from pgn.errors import BackboneInvalid, one_line
+from pgn.method.pixels import Normalise
 
 
 class FrozenBackbone(nn.Module, ABC):
@@ -29,6 +30,7 @@ class FrozenBackbone(nn.Module, ABC):
 
     Attributes:
         spec: What it is; holds its preprocessing.
+        normalise: (B, S, S, 3) uint8 squares -> (B, 3, S, S) float32 input.
         digest: The backbone's digest, to which bundles are bound; empty for one that came from no folder.
         embed_dim: D, the width of its tokens and so of prompts.
         num_features: Width of what it gives to a head.
@@ -44,19 +46,13 @@ class FrozenBackbone(nn.Module, ABC):
         self.vit: Any = vit
         self.spec = spec
         self.digest = digest
-        self.register_buffer("mean", torch.tensor(spec.preprocess.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.preprocess.std).view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(spec.preprocess)
         self.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in eval mode: a frozen tower has no other, whatever the module around it is set to."""
         return super().train(False)
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 squares -> (B, 3, S, S) float32 input, on the backbone's device."""
-        mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
-        return (pixels.to(mean.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
@@ -89,6 +85,8 @@ class OpenClipBackbone(FrozenBackbone):
         super().__init__(vit, spec, digest)
         if self.vit.attn_pool is not None or self.vit.pool_type != "tok":
             raise BackboneInvalid(f"backbone {spec.name} does not read its answer from the class token")
+        if type(self.vit.transformer.resblocks[-1]).__name__ != "ResidualAttentionBlock":
+            raise BackboneInvalid(f"backbone {spec.name} is not made of CLIP's own blocks")
         self.embed_dim, self.num_features = self.vit.proj.shape
         self.grid = self.vit.grid_size[0]
 
@@ -100,8 +98,22 @@ class OpenClipBackbone(FrozenBackbone):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, tokens, D) -> (B, num_features): the class token after `ln_post`, projected."""
-        tokens = self.vit.transformer(self.vit.ln_pre(tokens))
-        return cast("Tensor", self.vit.ln_post(tokens[:, 0]) @ self.vit.proj)
+        *blocks, last = self.vit.transformer.resblocks
+        tokens = self.vit.ln_pre(tokens)
+        for block in blocks:
+            tokens = block(tokens)
+        return cast("Tensor", self.vit.ln_post(_class_token_after(last, tokens)) @ self.vit.proj)
+
+
+def _class_token_after(block: Any, tokens: Tensor) -> Tensor:
+    """(B, tokens, D) -> (B, D): what `block` makes of the class token alone.
+
+    Nobody reads the last block's other tokens, so their queries and their MLP are left out: 1 / layers of the
+    tower's work, less keys and values.
+    """
+    keys = block.ln_1(tokens)
+    class_token = tokens[:, :1] + block.ls_1(block.attention(keys[:, :1], k_x=keys, v_x=keys))
+    return cast("Tensor", class_token + block.ls_2(block.mlp(block.ln_2(class_token))))[:, 0]
 
 
 class TimmBackbone(FrozenBackbone):

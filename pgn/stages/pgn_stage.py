@@ -14,10 +14,11 @@ from pgn.errors import MessageInvalid
 from pgn.index import read_index
 from pgn.message import Message, encode, encode_error
 from pgn.method.generator import Generator, load_generator
+from pgn.method.pixels import Normalise
 from pgn.settings import Settings
 from pgn.stages.bank import Bank, Held
 from pgn.stages.rows import MAX_ANSWER_BYTES, Batch, Row, read_row, too_large
-from pgn.stages.tensors import in_pieces, normalise, stack
+from pgn.stages.tensors import in_pieces, stack
 from pgn.store.local import LocalStore
 
 Place = tuple[int, int]
@@ -54,6 +55,7 @@ class PgnStage:
     ) -> None:
         self.bank = bank
         self._preprocess = preprocess
+        self._normalise = Normalise(preprocess).to(device)
         self._device = device
         self._max_pixels = max_pixels
         self._top_k = top_k
@@ -107,7 +109,7 @@ class PgnStage:
         self, held: Held[Generator], places: Sequence[Place], plans: dict[int, _Plan]
     ) -> dict[Place, NDArray[Any]]:
         pixels = [plans[number].pixels for number, _ in places]
-        images = normalise(stack(pixels, self._device), self._preprocess)
+        images = self._normalise(stack(pixels, self._device))
         written = in_pieces(held.module, images).float().cpu()  # (all images, K, D)
         parts = torch.split(written, [len(array) for array in pixels])
         return {place: part.numpy() for place, part in zip(places, parts, strict=True)}

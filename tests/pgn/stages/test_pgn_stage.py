@@ -16,7 +16,6 @@ from pgn.method.generator import load_generator
 from pgn.settings import Settings
 from pgn.stages import pgn_stage
 from pgn.stages.pgn_stage import PgnStage
-from pgn.stages.tensors import normalise
 from pgn.store.local import LocalStore
 from tests.pgn.stages.asking import SQUARES, ask
 from tests.toys import make_images
@@ -123,10 +122,3 @@ def test_an_answer_too_large_for_the_server_is_refused(stage: PgnStage, monkeypa
     small, large = stage.answer([ask("a", ["pets"]), ask("b", ["pets"], [0, 1])])
     assert isinstance(error_of(large), RequestTooLarge)
     assert decode(small).prompts
-
-
-def test_pixels_are_normalised_as_the_backbone_does(mixed_store: LocalStore) -> None:
-    """The stage holds no backbone, and its images have to mean the same."""
-    backbone = load_backbone(mixed_store.backbone_folder(read_index(mixed_store.root).backbone))
-    pixels = torch.from_numpy(SQUARES)
-    assert torch.equal(normalise(pixels, backbone.spec.preprocess), backbone.normalise(pixels))
