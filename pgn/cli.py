@@ -60,6 +60,7 @@ def train(
     weight_decay: float | None = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rates rise.")] = None,
     shift: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the side.")] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of an image's patches that a step sees.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror at random; by default if the set allows it.")] = None,
     limit: Annotated[int | None, typer.Option(help="Most training images of a class.")] = None,
     limit_val: Annotated[int | None, typer.Option(help="Most validation images of a class.")] = None,

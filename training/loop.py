@@ -26,6 +26,7 @@ from training.export import export
 from training.heads import start_head
 from training.methods import METHODS
 from training.model import PromptedClassifier
+from training.patches import embed_some
 from training.run import RunFolder, finished_bundle
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare
@@ -108,8 +109,9 @@ def train_step(
     rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     pixels = shift_and_flip(setting.train.pixels(batch), shift=config.shift, flip=setting.flip, rng=rng)
     labels = setting.train.labels[batch].to(setting.device)
+    inputs = setting.backbone.normalise(pixels)
     model.train()
-    logits = model(setting.backbone, setting.backbone.normalise(pixels), bf16=config.bf16)
+    logits = model(setting.backbone, inputs, embed_some(setting.backbone, inputs, config.keep, rng), bf16=config.bf16)
     loss = F.cross_entropy(logits, labels)
     if not math.isfinite(loss.item()):
         raise SetupError(

@@ -18,10 +18,18 @@ class PromptedClassifier(nn.Module):
         self.generator = generator
         self.head = head
 
-    def forward(self, backbone: FrozenBackbone, inputs: Tensor, *, bf16: bool) -> Tensor:
-        """(B, 3, S, S) normalised images -> (B, C) float32 logits; with `bf16` the frozen tower runs in bfloat16."""
-        with torch.no_grad():
-            tokens = backbone.embed(inputs)
+    def forward(self, backbone: FrozenBackbone, inputs: Tensor, tokens: Tensor, *, bf16: bool) -> Tensor:
+        """Logits of prompted images.
+
+        Args:
+            backbone: The frozen ViT.
+            inputs: (B, 3, S, S) normalised images, for the generator.
+            tokens: (B, tokens, D) of the same images, as `backbone.embed` gives them, or some of the patches only.
+            bf16: Run the frozen tower in bfloat16.
+
+        Returns:
+            (B, C) float32.
+        """
         tokens = torch.cat([tokens, self.generator(inputs)], dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             features = backbone.encode(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pgn.cli import main
+from pgn.cli import main, train
 from tests.toys import make_bundle, make_store
+from training.config import Recipe, TrainConfig
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -82,6 +84,12 @@ def test_an_authors_checkpoint_is_imported(capsys: pytest.CaptureFixture[str], t
     code, out, _ = run(capsys, "import-reference", checkpoint, "--out", tmp_path / "generator.safetensors")
     assert code == 0
     assert "K 16, N 128, D 768, 669,808 parameters" in out
+
+
+def test_every_field_of_a_run_is_a_flag() -> None:
+    """A bundle's manifest holds the command that made it; the command has to be one that can be typed."""
+    fields = {*TrainConfig.model_fields, *Recipe.model_fields} - {"recipe"}
+    assert set(inspect.signature(train).parameters) == fields
 
 
 def test_the_console_script_starts_without_torch() -> None:
