@@ -11,6 +11,7 @@ import pytest
 
 from pgn.errors import ERRORS, ArtefactError, MessageInvalid, SetupError
 from pgn.settings import Settings
+from training.config import defaults_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +38,20 @@ def test_the_error_table_names_nothing_else() -> None:
 def test_every_setting_has_its_row(name: str) -> None:
     """docs/settings.md has each setting under the name of its environment variable."""
     assert f"| `PGN_{name.upper()}` |" in (ROOT / "docs/settings.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("images", "row"),
+    [(499, "under 500"), (1999, "500 to 1,999"), (9999, "2,000 to 9,999"), (10**6, "10,000 and more")],
+)
+def test_the_defaults_by_number_of_images_are_the_programs(images: int, row: str) -> None:
+    """docs/your-images.md promises what `pgn train` does."""
+    recipe = defaults_for(images)
+    cells = (
+        f"{row} | {recipe.epochs} | {recipe.num_prompts} | {recipe.library_size} | {recipe.batch_size} "
+        f"| {recipe.library_rate:g} | {recipe.encoder_rate:g} | {recipe.head_rate:g}"
+    )
+    assert f"| {cells} |" in (ROOT / "docs/your-images.md").read_text()
 
 
 def test_the_command_line_page_is_what_help_says() -> None:
