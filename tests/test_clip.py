@@ -60,7 +60,7 @@ def trained(clip: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("clip")
     for number, name in enumerate(CLASSES):
         (folder / "animals" / name).mkdir(parents=True)
-        for count, image in enumerate(make_images(10, 64, seed=number)):
+        for count, image in enumerate(make_images(6, 64, seed=number)):
             (folder / "animals" / name / f"{count}.png").write_bytes(image)
     backbone = folder / "store" / "backbones" / "clip"
     save_clip(clip, MODEL, "clip-random", backbone)
@@ -73,8 +73,8 @@ def trained(clip: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
         template=TEMPLATE,
         num_prompts=7,
         library_size=16,
-        epochs=2,
-        batch_size=8,
+        epochs=1,
+        batch_size=6,
     )
     path = train(config)
     store = LocalStore(folder / "store")

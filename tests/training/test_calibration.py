@@ -16,6 +16,14 @@ def test_the_temperature_of_overconfident_logits_is_found() -> None:
     assert fit_temperature(4 * honest, labels) == pytest.approx(4, rel=0.08)
 
 
+def test_all_answers_right_does_not_make_them_certain() -> None:
+    """100 of 100 on validation is not 100 %: the mean confidence stays near 101/102."""
+    labels = torch.arange(100) % 4
+    logits = torch.nn.functional.one_hot(labels, 4).float() * 3
+    confidence = (logits / fit_temperature(logits, labels)).softmax(1).max(1).values
+    assert confidence.mean().item() == pytest.approx(101 / 102, abs=0.005)
+
+
 def test_one_right_answer_in_a_hundred_lies_below_the_threshold() -> None:
     """Wrong answers have no say in it."""
     logits = torch.cat([torch.linspace(1, 5, 1000)[:, None], torch.zeros(1000, 1)], 1)
