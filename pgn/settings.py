@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(64, gt=0, description="requests worked on at once; more are answered 503")
     deadline_s: float = Field(10.0, gt=0, description="seconds in which a request is answered or refused")
     decode_threads: int = Field(os.cpu_count() or 1, gt=0, description="threads that decode images")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="least level that is logged")
     top_k: int = Field(5, ge=1, le=1000, description="classes in an answer, if the request does not say")
 
 

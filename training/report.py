@@ -6,15 +6,20 @@ What stands above the marker line in that file is written by hand and kept; ever
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from pgn.bundle import Manifest, read_bundle, write_atomically
 from pgn.errors import UsageError
+from training.config import TrainConfig
+from training.data.registry import open_datasets
 from training.disk import clear_disk_errors
 from training.run import finished_bundle
+
+_Methods: TypeAlias = dict[str, list[Manifest]]  # finished runs by method, sorted by seed
 
 MARKER = "<!-- below: written by training/report.py from the runs' bundles -->"
 
@@ -39,9 +44,8 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
 
 
 def _section(name: str, manifests: Sequence[Manifest]) -> str:
-    methods = {method: [m for m in manifests if m.method == method] for method in ("pgn", "iip")}
-    methods = {method: sorted(found, key=_seed) for method, found in methods.items() if found}
-    seeds = sorted({_seed(manifest) for manifest in manifests})
+    methods = {method: sorted((m for m in manifests if m.method == method), key=_seed) for method in ("pgn", "iip")}
+    methods = {method: found for method, found in methods.items() if found}
     first = manifests[0]
     sizes = first.metrics["split_sizes"]
     lines = [
@@ -51,37 +55,53 @@ def _section(name: str, manifests: Sequence[Manifest]) -> str:
         f"{len(first.classes)} classes, backbone {first.backbone.name} ({first.backbone.digest[:16]}). "
         "Test top-1 in %; s.e. is the standard error of the mean over the seeds.",
         "",
-        "| method | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | s.e. | validation, mean |",
-        "| --- |" + " --- |" * (len(seeds) + 3),
+        *_seeds_table(methods, first.metrics["linear_probe"]),
+        "",
+        *_sources_table(methods, first.metrics["linear_probe"]["test"].get("by_source", {})),
+        *_verdicts(methods),
+        "",
+        "```sh",
+        *(manifest.training["command"] for found in methods.values() for manifest in found),
+        "```",
+        "",
     ]
+    return "\n".join(lines)
+
+
+def _seeds_table(methods: _Methods, probe: dict[str, Any]) -> Iterable[str]:
+    seeds = sorted({_seed(manifest) for found in methods.values() for manifest in found})
+    yield "| method | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | s.e. | validation, mean |"
+    yield "| --- |" + " --- |" * (len(seeds) + 3)
     for method, found in methods.items():
         by_seed = {_seed(manifest): _test(manifest) for manifest in found}
-        cells = [f"{100 * by_seed[seed]:.2f}" if seed in by_seed else "-" for seed in seeds]
         values = [*by_seed.values()]
-        error = f"{100 * _standard_error(values):.2f}" if len(values) > 1 else "-"
-        val = mean(_balanced(manifest.metrics["val"]) for manifest in found)
-        lines.append(f"| {method} | {' | '.join(cells)} | {100 * mean(values):.2f} | {error} | {100 * val:.2f} |")
-    probe = first.metrics["linear_probe"]
+        cells = [
+            *(f"{100 * by_seed[seed]:.2f}" if seed in by_seed else "-" for seed in seeds),
+            f"{100 * mean(values):.2f}",
+            f"{100 * _over_seeds(values):.2f}" if len(values) > 1 else "-",
+            f"{100 * mean(_balanced(manifest.metrics['val']) for manifest in found):.2f}",
+        ]
+        yield f"| {method} | {' | '.join(cells)} |"
     test, val = (100 * _balanced(probe[split]) for split in ("test", "val"))
-    lines.append(f"| linear probe (C {probe['C']:g}) | {' | '.join('-' for _ in seeds)} | {test:.2f} | - | {val:.2f} |")
-    if sources := first.metrics["test"].get("by_source"):
-        lines += ["", f"Top-1 here is the mean over {' and '.join(sources)}; each of them, mean over the seeds:", ""]
-        lines += [*_by_source(methods, list(sources), probe["test"]["by_source"])]
-    lines += ["", *_verdicts(methods, sizes["test"]), "", "```sh"]
-    lines += [manifest.training["command"] for found in methods.values() for manifest in found]
-    return "\n".join([*lines, "```", ""])
+    yield f"| linear probe (C {probe['C']:g}) |{' - |' * len(seeds)} {test:.2f} | - | {val:.2f} |"
 
 
-def _by_source(methods: dict[str, list[Manifest]], sources: Sequence[str], probe: dict[str, float]) -> Iterable[str]:
-    yield "| method | " + " | ".join(sources) + " |"
-    yield "| --- |" + " --- |" * len(sources)
+def _sources_table(methods: _Methods, probe: dict[str, float]) -> Iterable[str]:
+    """For a union: how each method does on each of its sets."""
+    if not probe:
+        return
+    yield f"Top-1 above is the mean over {' and '.join(probe)}. Each of them, mean over the seeds:"
+    yield ""
+    yield f"| method | {' | '.join(probe)} |"
+    yield "| --- |" + " --- |" * len(probe)
     for method, found in methods.items():
-        shares = [mean(m.metrics["test"]["by_source"][source] for m in found) for source in sources]
+        shares = [mean(m.metrics["test"]["by_source"][source] for m in found) for source in probe]
         yield f"| {method} | " + " | ".join(f"{100 * share:.2f}" for share in shares) + " |"
-    yield "| linear probe | " + " | ".join(f"{100 * probe[source]:.2f}" for source in sources) + " |"
+    yield "| linear probe | " + " | ".join(f"{100 * share:.2f}" for share in probe.values()) + " |"
+    yield ""
 
 
-def _verdicts(methods: dict[str, list[Manifest]], test_images: int) -> Iterable[str]:
+def _verdicts(methods: _Methods) -> Iterable[str]:
     """One sentence for each rival of the PGN: by how much it is ahead, against both standard errors."""
     if "pgn" not in methods:
         return
@@ -89,18 +109,32 @@ def _verdicts(methods: dict[str, list[Manifest]], test_images: int) -> Iterable[
     rivals = {"the linear probe": _balanced(methods["pgn"][0].metrics["linear_probe"]["test"])}
     if "iip" in methods:
         rivals["input-independent prompts"] = mean(_test(manifest) for manifest in methods["iip"])
-    over_seeds = _standard_error(values) if len(values) > 1 else 0.0
-    share = mean(values)
-    over_images = math.sqrt(share * (1 - share) / test_images)
+    errors = {"from drawing the test images": _over_images(methods["pgn"][0])}
+    if len(values) > 1:
+        errors[f"over {len(values)} seeds"] = _over_seeds(values)
     for rival, theirs in rivals.items():
-        lead = share - theirs
+        lead = mean(values) - theirs
         side = "ahead of" if lead >= 0 else "behind"
-        clear = "more" if abs(lead) > max(over_seeds, over_images) else "not more"
-        yield (
-            f"The PGN is {100 * abs(lead):.2f} points {side} {rival}: {clear} than the larger of the standard error "
-            f"over {len(values)} seed(s), {100 * over_seeds:.2f}, and of drawing {test_images:,} test images, "
-            f"{100 * over_images:.2f}."
-        )
+        clear = "more" if abs(lead) > max(errors.values()) else "not more"
+        yield f"The PGN is {100 * abs(lead):.2f} points {side} {rival}: {clear} than the standard error."
+    yield f"Standard errors, in points: {', '.join(f'{100 * error:.2f} {cause}' for cause, error in errors.items())}."
+
+
+def _over_images(manifest: Manifest) -> float:
+    """Standard error of the accuracy, had other test images been drawn; for a union that of the mean over its sets."""
+    scores = manifest.metrics["test"]
+    if manifest.class_sources is None:
+        return math.sqrt(scores["top1"] * (1 - scores["top1"]) / scores["images"])
+    config = TrainConfig.model_validate(manifest.training["config"])
+    tested = open_datasets(config.dataset, config.data_dir).test
+    counts = Counter(manifest.class_sources[example.label] for example in tested)
+    variances = [share * (1 - share) / counts[source] for source, share in scores["by_source"].items()]
+    return math.sqrt(sum(variances)) / len(variances)
+
+
+def _over_seeds(values: Sequence[float]) -> float:
+    """Standard error of the mean."""
+    return stdev(values) / math.sqrt(len(values))
 
 
 def _seed(manifest: Manifest) -> int:
@@ -113,7 +147,3 @@ def _test(manifest: Manifest) -> float:
 
 def _balanced(scores: dict[str, Any]) -> float:
     return float(scores.get("balanced", scores["top1"]))
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    return stdev(values) / math.sqrt(len(values))

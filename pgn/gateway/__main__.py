@@ -24,9 +24,11 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; what is in flight is finished first."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        serve(load_settings())
+        settings = load_settings()
+        log_format = "%(asctime)s %(levelname)s %(name)s %(message)s"
+        logging.basicConfig(level=settings.log_level.upper(), format=log_format)
+        serve(settings)
     except PgnError as error:
         sys.exit(f"pgn.gateway: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -32,15 +33,16 @@ class Images:
     def __init__(self, examples: Sequence[Example], preprocess: Preprocess) -> None:
         self._preprocess = preprocess
         self._threads = ThreadPoolExecutor(os.cpu_count())
-        fits = len(examples) * preprocess.size**2 * 3 <= CACHE_LIMIT_BYTES
+        shape = (len(examples), preprocess.size, preprocess.size, 3)
+        cache = np.empty(shape, np.uint8) if math.prod(shape) <= CACHE_LIMIT_BYTES else None
         readable: list[Example] = []
-        kept: list[np.ndarray] = []
         for example, pixels in zip(examples, self._threads.map(self._try_decode, examples), strict=True):
             if pixels is not None:
+                if cache is not None:
+                    cache[len(readable)] = pixels
                 readable.append(example)
-                kept += [pixels] if fits else []
         self._examples = readable
-        self._cache = torch.from_numpy(np.stack(kept)) if kept else None
+        self._cache = None if cache is None else torch.from_numpy(cache)
         self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
 
     def __len__(self) -> int:
