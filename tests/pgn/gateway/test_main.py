@@ -33,7 +33,11 @@ def environment(store: LocalStore, scripted: ScriptedTorchServe, tmp_path: Path)
     others = ("grpc_inference_port=1", "grpc_management_port=2", "job_queue_size=100")
     config.write_text("\n".join([*addresses, *others]))
     ours = {
-        "PGN_LOG_LEVEL": "info",  # the tests read from its log where it listens"PGN_STORE": str(store.root), "PGN_TORCHSERVE_CONFIG": str(config), "PGN_PORT": "0"}
+        "PGN_STORE": str(store.root),
+        "PGN_TORCHSERVE_CONFIG": str(config),
+        "PGN_PORT": "0",
+        "PGN_LOG_LEVEL": "info",  # the tests read from its log where it listens
+    }
     return {**os.environ, **ours}
 
 
