@@ -20,16 +20,18 @@ from training.config import command
 from training.data.images import load_split
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH, plain_features
-from training.model import PromptedClassifier
+from training.methods.prompted import PromptedAdapter
+from training.model import AdaptedClassifier
 from training.run import Progress
 from training.scores import Scores, logits_of, score
 from training.setting import Setting
 
 
-def export(setting: Setting, model: PromptedClassifier, progress: Progress) -> Path:
+def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Path:
     """Write the bundle of `model`, which carries its best epoch's weights, into the run's folder."""
-    head = model.head.plain()
-    logits = logits_of(setting.backbone, model.generator, head, setting.val)
+    assert isinstance(model.adapter, PromptedAdapter)
+    generator, head = model.adapter.generator, model.head.plain()
+    logits = logits_of(setting.backbone, model.adapter, head, setting.val)
     temperature = fit_temperature(logits, setting.val.labels)
     manifest = Manifest(
         dataset=setting.config.name or setting.dataset.name,
@@ -37,7 +39,7 @@ def export(setting: Setting, model: PromptedClassifier, progress: Progress) -> P
         class_sources=setting.dataset.class_sources,
         template=setting.template,
         method=setting.config.method,
-        generator=model.generator.spec,
+        generator=generator.spec,
         head=head.spec,
         backbone=BackboneRef(name=setting.backbone.spec.name, digest=setting.backbone.digest),
         temperature=temperature,
@@ -51,16 +53,16 @@ def export(setting: Setting, model: PromptedClassifier, progress: Progress) -> P
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     with clear_disk_errors(setting.config.out):
-        return write_bundle(setting.config.out, manifest, _tensors(setting, model.generator, head))
+        return write_bundle(setting.config.out, manifest, _tensors(setting, generator, head))
 
 
 def _metrics(
-    setting: Setting, model: PromptedClassifier, head: Head, progress: Progress, *, val: Scores
+    setting: Setting, model: AdaptedClassifier, head: Head, progress: Progress, *, val: Scores
 ) -> dict[str, Any]:
     test = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
     sources = setting.dataset.class_sources
     probe_logits = setting.probe.head()(plain_features(setting.backbone, test, setting.config.cache))
-    tested = logits_of(setting.backbone, model.generator, head, test)
+    tested = logits_of(setting.backbone, model.adapter, head, test)
     return {
         "split_sizes": {"train": len(setting.train), "val": len(setting.val), "test": len(test)},
         "seed": setting.config.seed,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pgn.method.head import Head, prototype_head, text_head
 from training.features import plain_features
-from training.methods.linear_probe import LinearProbe, fold
+from training.probe import LinearProbe, fold
 from training.setting import Setting
 
 

@@ -25,8 +25,8 @@ from training.data.batches import epoch_batches
 from training.export import export
 from training.heads import start_head
 from training.methods import METHODS
-from training.model import PromptedClassifier
-from training.patches import embed_some
+from training.model import AdaptedClassifier
+from training.patches import draw_kept
 from training.run import RunFolder, finished_bundle
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare
@@ -56,11 +56,10 @@ def train(config: TrainConfig) -> Path:
     _say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})")
     torch.manual_seed(config.seed)
     method = METHODS[config.method]
-    generator = method.start(method.spec(config, setting.backbone), setting.patches())
-    model = PromptedClassifier(generator, start_head(setting)).to(setting.device)
+    model = AdaptedClassifier(method.start(setting), start_head(setting)).to(setting.device)
     learned = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
     head = {"params": learned, "lr": recipe.head_rate, "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW([*method.groups(generator, config), head])
+    optimizer = torch.optim.AdamW([*method.groups(model.adapter, config), head])
     peaks = [group["lr"] for group in optimizer.param_groups]
     progress = run.resume(model, optimizer)
 
@@ -98,7 +97,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def train_step(
-    setting: Setting, model: PromptedClassifier, optimizer: torch.optim.Optimizer, batch: Tensor, step: int
+    setting: Setting, model: AdaptedClassifier, optimizer: torch.optim.Optimizer, batch: Tensor, step: int
 ) -> tuple[float, int]:
     """One optimiser step on the images with these (B) indices; returns mean loss and number of right answers.
 
@@ -111,7 +110,8 @@ def train_step(
     labels = setting.train.labels[batch].to(setting.device)
     inputs = setting.backbone.normalise(pixels)
     model.train()
-    logits = model(setting.backbone, inputs, embed_some(setting.backbone, inputs, config.keep, rng), bf16=config.bf16)
+    kept = draw_kept(setting.backbone, len(batch), config.keep, rng)
+    logits = model(setting.backbone, inputs, kept, bf16=config.bf16)
     loss = F.cross_entropy(logits, labels)
     if not math.isfinite(loss.item()):
         raise SetupError(
@@ -132,9 +132,9 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def validate(setting: Setting, model: PromptedClassifier) -> Scores:
+def validate(setting: Setting, model: AdaptedClassifier) -> Scores:
     """The model as it will be exported, in float32, on the validation images."""
-    logits = logits_of(setting.backbone, model.generator, model.head.plain(), setting.val)
+    logits = logits_of(setting.backbone, model.adapter, model.head.plain(), setting.val)
     return score(logits, setting.val.labels, setting.dataset.class_sources)
 
 

@@ -1,4 +1,4 @@
-"""What learns: a generator and a head, around a frozen backbone that is passed in and never touched."""
+"""What learns: an adapter and a head, around a frozen backbone that is passed in and never touched."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from pgn.method.backbone import FrozenBackbone
-from pgn.method.generator import Generator
 from training.heads import TrainingHead
+from training.methods.interface import Adapter
 
 
-class PromptedClassifier(nn.Module):
-    """Prompts into the frozen ViT, features through the head."""
+class AdaptedClassifier(nn.Module):
+    """Adapted images through the frozen ViT, features through the head."""
 
-    def __init__(self, generator: Generator, head: TrainingHead) -> None:
+    def __init__(self, adapter: Adapter, head: TrainingHead) -> None:
         super().__init__()
-        self.generator = generator
+        self.adapter = adapter
         self.head = head
 
-    def forward(self, backbone: FrozenBackbone, inputs: Tensor, tokens: Tensor, *, bf16: bool) -> Tensor:
-        """Logits of prompted images.
+    def forward(self, backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None, *, bf16: bool) -> Tensor:
+        """Logits of images.
 
         Args:
             backbone: The frozen ViT.
-            inputs: (B, 3, S, S) normalised images, for the generator.
-            tokens: (B, tokens, D) of the same images, as `backbone.embed` gives them, or some of the patches only.
-            bf16: Run the frozen tower in bfloat16.
+            inputs: (B, 3, S, S) normalised images.
+            kept: (B, n) indices of the ViT's own tokens that are seen, or None for all.
+            bf16: Run adapter and tower in bfloat16; the head always runs in float32.
 
         Returns:
             (B, C) float32.
         """
-        tokens = torch.cat([tokens, self.generator(inputs)], dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            features = backbone.encode(tokens)
+            features = self.adapter(backbone, inputs, kept)
         logits: Tensor = self.head(features.float())
         return logits

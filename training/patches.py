@@ -8,25 +8,30 @@ from torch import Tensor
 from pgn.method.backbone import FrozenBackbone
 
 
-@torch.no_grad()
-def embed_some(backbone: FrozenBackbone, inputs: Tensor, keep: float, rng: torch.Generator) -> Tensor:
-    """The tokens of normalised images, without a random part of their patches.
+def draw_kept(backbone: FrozenBackbone, count: int, keep: float, rng: torch.Generator) -> Tensor | None:
+    """Which of the ViT's own tokens a training step sees.
 
     Args:
         backbone: Its class and register tokens always stay. A timm tower gets all patches, since it may pool over a
             fixed number of them.
-        inputs: (B, 3, S, S).
-        keep: Share of the patches that stay, each image its own draw.
+        count: Number of images, each with its own draw.
+        keep: Share of the patches that stay.
         rng: The only source of chance.
 
     Returns:
-        (B, prefix + kept patches, D), in their order.
+        (count, prefix + kept patches) int64 on the CPU, ascending in each row; None for all of them.
     """
-    tokens = backbone.embed(inputs)
     if keep == 1 or backbone.spec.library == "timm":
+        return None
+    patches, prefix = backbone.grid**2, 1
+    chosen = max(1, round(keep * patches))
+    drawn = torch.rand(count, patches, generator=rng).argsort(1)[:, :chosen].sort(1).values + prefix
+    return torch.cat([torch.arange(prefix).expand(count, -1), drawn], dim=1)
+
+
+def embed_kept(backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None) -> Tensor:
+    """(B, 3, S, S) normalised images -> (B, n, D): the tokens that `kept`, (B, n), names, or all of them."""
+    tokens = backbone.embed(inputs)
+    if kept is None:
         return tokens
-    patches = backbone.grid**2
-    prefix, count = tokens.shape[1] - patches, max(1, round(keep * patches))
-    drawn = torch.rand(len(tokens), patches, generator=rng).argsort(1)[:, :count].sort(1).values + prefix
-    kept = torch.cat([torch.arange(prefix).expand(len(tokens), -1), drawn], dim=1).to(tokens.device)
-    return tokens.gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+    return tokens.gather(1, kept.to(tokens.device)[:, :, None].expand(-1, -1, tokens.shape[2]))

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pgn.method.backbone import FrozenBackbone
-from pgn.method.generator import Generator
 from pgn.method.head import Head
 from training.data.images import Images
 from training.features import EVAL_BATCH
+from training.methods.interface import Adapter
 
 
 class Scores(BaseModel):
@@ -60,11 +60,11 @@ def _belongs(labels: Tensor, class_sources: Sequence[str] | None, source: str) -
 
 
 @torch.inference_mode()
-def logits_of(backbone: FrozenBackbone, generator: Generator, head: Head, images: Images) -> Tensor:
-    """(M, C) float32 logits of all images, in their order; the generator is put into eval mode."""
-    generator.eval()
+def logits_of(backbone: FrozenBackbone, adapter: Adapter, head: Head, images: Images) -> Tensor:
+    """(M, C) float32 logits of all images, in their order; the adapter is put into eval mode."""
+    adapter.eval()
     rows = []
     for part in torch.arange(len(images)).split(EVAL_BATCH):
         inputs = backbone.normalise(images.pixels(part))
-        rows.append(head(backbone(inputs, generator(inputs))).cpu())
+        rows.append(head(adapter(backbone, inputs, None)).cpu())
     return torch.cat(rows)

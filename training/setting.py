@@ -13,7 +13,7 @@ from training.data.dataset import Dataset
 from training.data.images import Images, load_split
 from training.data.registry import open_datasets
 from training.features import plain_features
-from training.methods.linear_probe import LinearProbe, fit_probe
+from training.probe import LinearProbe, fit_probe
 from training.scores import Scores, score
 
 PATCH_IMAGES = 256

@@ -1,9 +1,9 @@
 """The frozen ViT: images in, features out, with prompts between the patch tokens and the first norm.
 
 Prompts come after `[CLS, patches]` with positions already added, get no position themselves, and pass `ln_pre` where
-there is one. Two adapters, for open_clip's CLIP towers and timm's ViTs, give both the same three steps: `embed`,
-`encode`, and `forward`, which is one after the other. Nothing here ever trains: parameters carry no gradient and
-`.train()` leaves the tower in eval mode.
+there is one. Two adapters, for open_clip's CLIP towers and timm's ViTs, give both the same steps: `embed`, `encode`,
+and `forward`, which is one after the other; `enter`, `blocks` and `read_out` are `encode` taken apart. Nothing here
+ever trains: parameters carry no gradient and `.train()` leaves the tower in eval mode.
 
 Source: Loedeman et al., BMVC 2024; the place of insertion is that of the authors' released code.
 """
@@ -35,11 +35,13 @@ class FrozenBackbone(nn.Module, ABC):
         embed_dim: D, the width of its tokens and so of prompts.
         num_features: Width of what it gives to a head.
         grid: Patches in a row; K prompts fill whole image rows if K is a multiple of it.
+        patch_size: P, the side of a patch in pixels.
     """
 
     embed_dim: int
     num_features: int
     grid: int
+    patch_size: int
 
     def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
         super().__init__()
@@ -54,13 +56,55 @@ class FrozenBackbone(nn.Module, ABC):
         """Stay in eval mode: a frozen tower has no other, whatever the module around it is set to."""
         return super().train(False)
 
-    @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions, before any norm."""
+        """Tokens before any norm: those of the ViT's own image with positions, then those of rows below it without.
+
+        Args:
+            images: (B, 3, S + R, S), R rows of pixels below the square, often 0. The rows are how a prompted image
+                carries its prompts: whole patches, whose position is zero (docs/adr/0005).
+
+        Returns:
+            (B, prefix + grid * grid + patches below, D), row by row.
+
+        Raises:
+            ValueError: The image is not as wide, or its height no whole number of patches above that.
+        """
+        side, patch = self.grid * self.patch_size, self.patch_size
+        height, width = images.shape[2:]
+        if width != side or height < side or (height - side) % patch:
+            raise ValueError(f"{width} x {height} px do not fit a ViT of {side} px with patches of {patch} px")
+        tokens = self.embed_square(images[:, :, :side])
+        if height > side:
+            tokens = torch.cat([tokens, self.project(images[:, :, side:])], dim=1)
+        return tokens
 
     @abstractmethod
+    def embed_square(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, prefix + patches, D) tokens with positions, before any norm."""
+
+    @abstractmethod
+    def project(self, images: Tensor) -> Tensor:
+        """(B, 3, rows * P, columns * P) -> (B, rows * columns, D) patch tokens without positions, row by row."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList | nn.Sequential:
+        """The transformer's blocks in order, each (B, tokens, D) -> (B, tokens, D)."""
+
+    @abstractmethod
+    def enter(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) as `embed` gives them -> what the first block sees."""
+
+    @abstractmethod
+    def read_out(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) after the last block -> (B, num_features), never read from prompts."""
+
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, tokens, D) with prompts last -> (B, num_features)."""
+        tokens = self.enter(tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.read_out(tokens)
 
     def forward(self, images: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Features of prompted images.
@@ -88,32 +132,49 @@ class OpenClipBackbone(FrozenBackbone):
         if type(self.vit.transformer.resblocks[-1]).__name__ != "ResidualAttentionBlock":
             raise BackboneInvalid(f"backbone {spec.name} is not made of CLIP's own blocks")
         self.embed_dim, self.num_features = self.vit.proj.shape
-        self.grid = self.vit.grid_size[0]
+        self.grid, self.patch_size = self.vit.grid_size[0], self.vit.patch_size[0]
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed_square(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions, before `ln_pre`."""
-        patches = self.vit.conv1(images).flatten(2).transpose(1, 2)  # (B, grid * grid, D), row by row
+        patches = self.project(images)
         class_token = self.vit.class_embedding.expand(len(patches), 1, -1)
         return cast("Tensor", torch.cat([class_token, patches], dim=1) + self.vit.positional_embedding)
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def project(self, images: Tensor) -> Tensor:
+        """(B, 3, rows * P, columns * P) -> (B, rows * columns, D)."""
+        return cast("Tensor", self.vit.conv1(images).flatten(2).transpose(1, 2))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """CLIP's residual attention blocks."""
+        return cast("nn.ModuleList", self.vit.transformer.resblocks)
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) through `ln_pre`."""
+        return cast("Tensor", self.vit.ln_pre(tokens))
+
+    def read_out(self, tokens: Tensor) -> Tensor:
         """(B, tokens, D) -> (B, num_features): the class token after `ln_post`, projected."""
-        *blocks, last = self.vit.transformer.resblocks
-        tokens = self.vit.ln_pre(tokens)
+        return cast("Tensor", self.vit.ln_post(tokens[:, 0]) @ self.vit.proj)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) -> (B, num_features), without what the last block makes of tokens that nobody reads."""
+        *blocks, last = self.blocks
+        tokens = self.enter(tokens)
         for block in blocks:
             tokens = block(tokens)
-        return cast("Tensor", self.vit.ln_post(_class_token_after(last, tokens)) @ self.vit.proj)
+        return self.read_out(_class_token_after(last, tokens))
 
 
 def _class_token_after(block: Any, tokens: Tensor) -> Tensor:
-    """(B, tokens, D) -> (B, D): what `block` makes of the class token alone.
+    """(B, tokens, D) -> (B, 1, D): what `block` makes of the class token alone.
 
     Nobody reads the last block's other tokens, so their queries and their MLP are left out: 1 / layers of the
     tower's work, less keys and values.
     """
     keys = block.ln_1(tokens)
     class_token = tokens[:, :1] + block.ls_1(block.attention(keys[:, :1], k_x=keys, v_x=keys))
-    return cast("Tensor", class_token + block.ls_2(block.mlp(block.ln_2(class_token))))[:, 0]
+    return cast("Tensor", class_token + block.ls_2(block.mlp(block.ln_2(class_token))))
 
 
 class TimmBackbone(FrozenBackbone):
@@ -122,17 +183,30 @@ class TimmBackbone(FrozenBackbone):
     def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
         super().__init__(vit, spec, digest)
         self.embed_dim = self.num_features = self.vit.embed_dim
-        self.grid = self.vit.patch_embed.grid_size[0]
+        self.grid, self.patch_size = self.vit.patch_embed.grid_size[0], self.vit.patch_embed.patch_size[0]
 
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 1 + patches, D) tokens with positions."""
+    def embed_square(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, prefix + patches, D) tokens with positions."""
         return cast("Tensor", self.vit._pos_embed(self.vit.patch_embed(images)))
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """(B, tokens, D) -> (B, num_features), read out from the ViT's own tokens, never from prompts."""
+    def project(self, images: Tensor) -> Tensor:
+        """(B, 3, rows * P, columns * P) -> (B, rows * columns, D)."""
+        patches = self.vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        return cast("Tensor", self.vit.patch_embed.norm(patches))
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """Timm's blocks."""
+        return cast("nn.Sequential", self.vit.blocks)
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) through `norm_pre`, where there is one."""
+        return cast("Tensor", self.vit.norm_pre(tokens))
+
+    def read_out(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, D) -> (B, num_features), read from the ViT's own tokens."""
         own = self.vit.num_prefix_tokens + self.vit.patch_embed.num_patches
-        tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
-        return cast("Tensor", self.vit.forward_head(tokens[:, :own], pre_logits=True))
+        return cast("Tensor", self.vit.forward_head(self.vit.norm(tokens)[:, :own], pre_logits=True))
 
 
 def build_vit(spec: BackboneSpec) -> nn.Module:

@@ -161,13 +161,13 @@ def test_a_loss_that_is_no_number_stops_with_a_clear_line(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves the checkpoint of the last good epoch."""
-    forward, calls = loop.PromptedClassifier.forward, []
+    forward, calls = loop.AdaptedClassifier.forward, []
 
     def failing(self: Any, *given: Any, **options: Any) -> torch.Tensor:
         calls.append(1)
         return forward(self, *given, **options) * (float("nan") if len(calls) > 2 else 1.0)
 
-    monkeypatch.setattr(loop.PromptedClassifier, "forward", failing)
+    monkeypatch.setattr(loop.AdaptedClassifier, "forward", failing)
     with pytest.raises(SetupError, match=r"the loss is nan at step 3; the last checkpoint is kept.*lower the rates"):
         train(make_config())
     assert (make_config().out / "checkpoint.pt").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pgn.method.backbone import FrozenBackbone, load_backbone
-from training.patches import embed_some
+from training.patches import draw_kept, embed_kept
 
 INPUTS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -25,7 +25,7 @@ def _rng() -> torch.Generator:
 
 def test_half_of_the_patches_stay_each_with_its_position(backbone: FrozenBackbone) -> None:
     """Eight of sixteen, unchanged and in their order, behind the class token; each image has its own draw."""
-    whole, some = backbone.embed(INPUTS), embed_some(backbone, INPUTS, 0.5, _rng())
+    whole, some = backbone.embed(INPUTS), embed_kept(backbone, INPUTS, draw_kept(backbone, len(INPUTS), 0.5, _rng()))
     assert some.shape == (3, 9, 32)
     assert torch.equal(some[:, 0], whole[:, 0])
     places = [[int((kept == whole[image]).all(1).nonzero()) for kept in some[image]] for image in range(len(INPUTS))]
@@ -35,4 +35,5 @@ def test_half_of_the_patches_stay_each_with_its_position(backbone: FrozenBackbon
 
 def test_all_patches_may_stay(backbone: FrozenBackbone) -> None:
     """--keep 1 is plain training."""
-    assert torch.equal(embed_some(backbone, INPUTS, 1.0, _rng()), backbone.embed(INPUTS))
+    assert draw_kept(backbone, 3, 1.0, _rng()) is None
+    assert torch.equal(embed_kept(backbone, INPUTS, None), backbone.embed(INPUTS))

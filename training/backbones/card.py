@@ -70,8 +70,7 @@ def features(tar: Path, student: VisionTransformer, teacher: TeacherTransformer)
     larger = read_splits(tar, SPLITS, TEACHER_SIDE_PX)
     tokens = {name: features_of(partial(encode_all, student), split.images) for name, split in splits.items()}
     found = {
-        "projected": {name: token @ student.proj for name, token in tokens.items()},
-        "class token": tokens,
+        "student": tokens,
         "raw pixels": {name: features_of(raw, split.images) for name, split in splits.items()},
         "teacher": {name: features_of(taught, split.images) for name, split in larger.items()},
     }
@@ -97,16 +96,11 @@ def measure(tars: Sequence[Path], student: VisionTransformer, teacher: TeacherTr
 
 def render_table(table: Table) -> str:
     """Return the scores as a Markdown table with a last row of means."""
-    head = (
-        "| set | k-NN, projected | probe, projected | C | k-NN, class token | probe, class token "
-        "| k-NN, raw pixels | k-NN, teacher | probe, teacher |"
-    )
+    head = "| set | k-NN | probe | C | k-NN, raw pixels | k-NN, teacher | probe, teacher |"
     columns: tuple[Callable[[dict[str, Scores]], float], ...] = (
-        lambda row: row["projected"].knn,
-        lambda row: row["projected"].probe,
-        lambda row: row["projected"].strength,
-        lambda row: row["class token"].knn,
-        lambda row: row["class token"].probe,
+        lambda row: row["student"].knn,
+        lambda row: row["student"].probe,
+        lambda row: row["student"].strength,
         lambda row: row["raw pixels"].knn,
         lambda row: row["teacher"].knn,
         lambda row: row["teacher"].probe,

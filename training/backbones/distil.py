@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,10 @@ class Distillation:
         self.config = config
         self.student = build_student(config.architecture, config.seed)
         torch.manual_seed(config.seed)
-        self.patch_head = nn.Linear(config.architecture.width, DIM)
+        width = config.architecture.width
+        self.loss_heads = nn.ModuleDict({"class": nn.Linear(width, DIM), "patch": nn.Linear(width, DIM)})
         precision = torch.bfloat16 if config.bfloat16 else torch.float32
-        self.optimisers = build_optimisers(self.student, self.patch_head, config.lr, precision)
+        self.optimisers = build_optimisers(self.student, self.loss_heads, config.lr, precision)
         self.step_number = 0
         self.spent_s = 0.0
 
@@ -120,7 +122,7 @@ class Distillation:
             "architecture": settings["architecture"],
             "settings": {name: value for name, value in settings.items() if isinstance(value, int | float)},
             "student": self.student.state_dict(),
-            "patch_head": self.patch_head.state_dict(),
+            "loss_heads": self.loss_heads.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step_number": self.step_number,
             "spent_s": self.spent_s,
@@ -135,7 +137,7 @@ class Distillation:
             return
         state = load_checkpoint(path)
         self.student.load_state_dict(state["student"])
-        self.patch_head.load_state_dict(state["patch_head"])
+        self.loss_heads.load_state_dict(state["loss_heads"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step_number, self.spent_s = state["step_number"], state["spent_s"]
@@ -158,8 +160,8 @@ class Distillation:
         rate = learning_rate(config, self.step_number, self.progress)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
             cls, seen = encode_kept(self.student, views, kept)
-            cls_loss = 1 - cosine_similarity((cls @ self.student.proj).float(), cls_target, dim=-1).mean()
-            patch_loss = 1 - cosine_similarity(self.patch_head(seen).float(), patch_target, dim=-1).mean()
+            cls_loss = 1 - cosine_similarity(self.loss_heads["class"](cls).float(), cls_target, dim=-1).mean()
+            patch_loss = 1 - cosine_similarity(self.loss_heads["patch"](seen).float(), patch_target, dim=-1).mean()
         torch.autograd.backward(cls_loss + patch_loss)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -174,10 +176,6 @@ class Distillation:
             "kept_patches": keep,
         }
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the student's projected features (B, 192) of images (B, 3, H, W) in 0..1."""
-        return encode_all(self.student, images) @ self.student.proj
-
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint's tensors and numbers; nothing in the file is executed."""
@@ -190,7 +188,9 @@ def knn_on_val(run: Distillation, sets: dict[str, dict[str, Split]]) -> dict[str
     scores = {}
     run.student.eval()
     for name, splits in sets.items():
-        gallery, queries = (features_of(run.encode, splits[split].images) for split in ("train", "val"))
+        gallery, queries = (
+            features_of(partial(encode_all, run.student), splits[split].images) for split in ("train", "val")
+        )
         accuracy = knn_accuracy(gallery, splits["train"].labels, queries, splits["val"].labels)
         scores[f"{name}_val_knn"] = round(100 * accuracy, 1)
     run.student.train()

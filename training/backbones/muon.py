@@ -63,7 +63,7 @@ def build_optimisers(student: nn.Module, heads: nn.Module, lr: float, precision:
     """
     matrices = [p for name, p in student.named_parameters() if ".resblocks." in name and p.ndim == 2]
     chosen = set(map(id, matrices))
-    rest = [p for p in [*student.parameters(), *heads.parameters()] if id(p) not in chosen]
+    rest = [p for p in [*student.parameters(), *heads.parameters()] if p.requires_grad and id(p) not in chosen]
     return [
         Muon(matrices, lr=lr, precision=precision),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),

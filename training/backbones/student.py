@@ -23,7 +23,7 @@ class Architecture:
     layers: int = 6
     heads: int = 4
     mlp_ratio: float = 4.0
-    output_dim: int = 192
+    output_dim: int = 256
 
     @property
     def grid(self) -> int:
@@ -35,12 +35,20 @@ def build_student(architecture: Architecture, seed: int) -> VisionTransformer:
     """Return a freshly initialised student; the same seed gives the same weights.
 
     The patch projection starts orthogonal: it is frozen later together with the rest, and prompt inversion divides
-    by its singular values, so they should stay close to each other.
+    by its singular values, so they should stay close to each other. The output projection is the identity and is never
+    trained: what the model returns is its class token, which serves new data sets a little better than its image in
+    the teacher's space does (docs/adr/0006).
+
+    Raises:
+        ValueError: the output is not as wide as the tokens.
     """
+    if architecture.output_dim != architecture.width:
+        raise ValueError(f"output_dim {architecture.output_dim} is not width {architecture.width}; make them equal")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = VisionTransformer(**asdict(architecture))
         nn.init.orthogonal_(student.conv1.weight.flatten(1))
+        nn.init.eye_(student.proj.requires_grad_(False))
         positions = get_2d_sincos_pos_embed(architecture.width, architecture.grid, cls_token=True)
         student.positional_embedding.data.copy_(0.5 * torch.from_numpy(positions))
         for block in student.transformer.resblocks:

@@ -1,4 +1,4 @@
-"""What can be trained in front of the frozen backbone, one file each, behind one small interface."""
+"""What can be trained around the frozen backbone, one file each, behind one small interface."""
 
 from __future__ import annotations
 

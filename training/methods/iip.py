@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from pgn.bundle import GeneratorSpec
-from pgn.method.backbone import FrozenBackbone
-from pgn.method.generator import FixedPrompts, Generator
+from pgn.method.generator import FixedPrompts
 from training.config import TrainConfig
+from training.methods.interface import Adapter, Reach
+from training.methods.prompted import PromptedAdapter
+
+if TYPE_CHECKING:
+    from training.setting import Setting
 
 
 class InputIndependentPrompts:
     """The same prompts for every image."""
 
-    def spec(self, config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
-        """K vectors as wide as the backbone's tokens."""
-        return GeneratorSpec(
+    reach: Reach = "input"
+    served = True
+
+    def start(self, setting: Setting) -> Adapter:
+        """K patches of the training images, drawn at random."""
+        spec = GeneratorSpec(
             encoder="none",
-            num_prompts=config.recipe.num_prompts,
+            num_prompts=setting.config.recipe.num_prompts,
             library_size=0,
-            embed_dim=backbone.embed_dim,
-            input_size=backbone.spec.preprocess.size,
+            embed_dim=setting.backbone.embed_dim,
+            input_size=setting.backbone.spec.preprocess.size,
         )
-
-    def start(self, spec: GeneratorSpec, patches: Tensor) -> Generator:
-        """K patches drawn at random."""
-        generator = FixedPrompts(spec)
+        generator, patches = FixedPrompts(spec), setting.patches()
         generator.prompts.data.copy_(patches[torch.randint(len(patches), (spec.num_prompts,))])
-        return generator
+        return PromptedAdapter(generator)
 
-    def groups(self, generator: Generator, config: TrainConfig) -> list[dict[str, Any]]:
+    def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the library's rate."""
-        return [{"params": [*generator.parameters()], "lr": config.recipe.library_rate, "weight_decay": 0.0}]
+        return [{"params": [*adapter.parameters()], "lr": config.recipe.library_rate, "weight_decay": 0.0}]

@@ -1,29 +1,53 @@
-"""The interface of a method: the shape of its generator, its start, and how fast each part learns."""
+"""The interface of a method: what it needs of the frozen ViT, how it starts, and how fast each of its parts learns."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from pgn.bundle import GeneratorSpec
 from pgn.method.backbone import FrozenBackbone
-from pgn.method.generator import Generator
 from training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from training.setting import Setting
+
+Reach: TypeAlias = Literal["nothing", "output", "input", "inner", "weights"]
+"""What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels), its
+inner tokens, or weights of its own."""
+
+
+class Adapter(nn.Module, ABC):
+    """What learns between an image and its features, around the frozen ViT that is passed in and never touched."""
+
+    @abstractmethod
+    def forward(self, backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None) -> Tensor:
+        """Features of adapted images.
+
+        Args:
+            backbone: The frozen ViT.
+            inputs: (B, 3, S, S) normalised images.
+            kept: (B, n) indices into the ViT's own tokens, those that a training step sees; None for all of them.
+
+        Returns:
+            (B, features) of the kind that the head reads; under autocast perhaps in bfloat16.
+        """
 
 
 class Method(Protocol):
-    """Writes prompts, and says how it learns to."""
+    """One way to adapt, as a row of the comparison.
 
-    def spec(self, config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
-        """The generator's shape in front of this backbone."""
+    Attributes:
+        reach: What it needs of the ViT to answer.
+        served: Whether its result is a bundle. What is not is trained and compared, but has no place in the prompt bank.
+    """
 
-    def start(self, spec: GeneratorSpec, patches: Tensor) -> Generator:
-        """A generator with this method's initial values, drawn from torch's global random state.
+    reach: Reach
+    served: bool
 
-        Prompts start among `patches`, (M, D) tokens of the training images as the ViT sees them: small random
-        vectors would be blown up by the norm that follows and spoil the features that the head starts from.
-        """
+    def start(self, setting: Setting) -> Adapter:
+        """The adapter with this method's initial values, drawn from torch's global random state."""
 
-    def groups(self, generator: Generator, config: TrainConfig) -> list[dict[str, Any]]:
-        """The generator's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""
+    def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
+        """The adapter's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""

@@ -205,6 +205,24 @@ class TestFrozen:
         assert all(p.grad is None and not p.requires_grad for p in backbone.parameters())
 
 
+class TestRowsBelow:
+    def test_rows_below_an_image_are_prompts(self, backbone):
+        """A taller image is what its square is with the rows' patch tokens as prompts: prompt inversion rests on it."""
+        images = images_for(backbone)
+        rows = torch.randn(2, 3, 2 * backbone.patch_size, images.shape[3])
+        with torch.no_grad():
+            tall = backbone(torch.cat([images, rows], dim=2))
+            assert relative(tall, backbone(images, backbone.project(rows))) < 1e-6
+            assert relative(tall, backbone(images)) > 1e-3
+
+    @pytest.mark.parametrize("extra", [(1, 0), (0, 8), (-8, 0)])
+    def test_other_sizes_are_refused(self, extra):
+        """Half a patch, a wider or a lower image have no tokens of their own."""
+        backbone = random_backbone("open_clip", TOY_ARCHITECTURE)
+        with pytest.raises(ValueError, match="do not fit a ViT of 32 px"):
+            backbone(torch.zeros(1, 3, 32 + extra[0], 32 + extra[1]))
+
+
 class TestNormalise:
     def test_pixels_become_the_backbones_input(self):
         """(x / 255 - mean) / std for each channel, channels first."""

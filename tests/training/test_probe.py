@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from training.methods.linear_probe import STRENGTHS, fit_probe
+from training.probe import STRENGTHS, fit_probe
 
 
 def _blobs(num_classes: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
