@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from training.setting import Setting
 
 Reach: TypeAlias = Literal["nothing", "output", "input", "inner", "weights"]
-"""What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels), its
-inner tokens, or weights of its own."""
+"""What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels),
+its inner tokens, or weights of its own."""
 
 
 class Adapter(nn.Module, ABC):
@@ -40,7 +40,7 @@ class Method(Protocol):
 
     Attributes:
         reach: What it needs of the ViT to answer.
-        served: Whether its result is a bundle. What is not is trained and compared, but has no place in the prompt bank.
+        served: Whether its result is a bundle. What is not is trained and compared, and never served.
     """
 
     reach: Reach
