@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,7 @@ import pgn
 from pgn.gateway.datasets import Catalog, DatasetDetail, DatasetList
 from pgn.gateway.edge import Edge, answer_errors
 from pgn.gateway.metrics import EXPOSITION_TYPE
-from pgn.gateway.openapi import ERRORS, IMAGE_BODY, NOT_FOUND
+from pgn.gateway.openapi import ERRORS, IMAGE_BODY, NOT_FOUND, SUMMARY, describe_only_what_happens
 from pgn.gateway.service import Gateway
 from pgn.message import Answer
 from pgn.settings import Settings, TorchServeConfig
@@ -50,14 +50,28 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-@router.post("/v1/datasets/{dataset}/predict", response_model=Answer, responses=ERRORS, openapi_extra=IMAGE_BODY)
+@router.post(
+    "/v1/datasets/{dataset}/predict",
+    tags=["prediction"],
+    summary="Ask one data set about an image",
+    response_model=Answer,
+    responses=ERRORS,
+    openapi_extra=IMAGE_BODY,
+)
 async def predict(request: Request, dataset: str, query: Annotated[OneQuery, Query()]) -> Response:
     """Ask one data set's PGN about one image."""
     answer = await _gateway(request).predict(request, [dataset], query.top_k)
     return Response(answer, media_type="application/json")
 
 
-@router.post("/v1/predict", response_model=Answer, responses=ERRORS, openapi_extra=IMAGE_BODY)
+@router.post(
+    "/v1/predict",
+    tags=["prediction"],
+    summary="Ask several data sets about one image",
+    response_model=Answer,
+    responses=ERRORS,
+    openapi_extra=IMAGE_BODY,
+)
 async def predict_several(request: Request, query: Annotated[SeveralQuery, Query()]) -> Response:
     """Ask several data sets' PGNs about one image, which is decoded once."""
     names = [name.strip() for name in query.datasets.split(",")]
@@ -65,25 +79,33 @@ async def predict_several(request: Request, query: Annotated[SeveralQuery, Query
     return Response(answer, media_type="application/json")
 
 
-@router.get("/v1/datasets")
+@router.get("/v1/datasets", tags=["data sets"], summary="List what is served")
 async def list_datasets(request: Request) -> DatasetList:
     """What is served."""
     return _gateway(request).catalog.summary()
 
 
-@router.get("/v1/datasets/{dataset}", responses=NOT_FOUND)
+@router.get(
+    "/v1/datasets/{dataset}", tags=["data sets"], summary="Show one data set with its classes", responses=NOT_FOUND
+)
 async def show_dataset(request: Request, dataset: str) -> DatasetDetail:
     """One data set with its classes."""
     return _gateway(request).catalog.find(dataset)
 
 
-@router.get("/livez", tags=["operation"])
+@router.get("/livez", tags=["operation"], summary="Is the gateway's process alive?")
 async def livez() -> dict[str, str]:
     """The gateway's process answers."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", tags=["operation"], response_model=ReadyBody, responses={503: {"model": ReadyBody}})
+@router.get(
+    "/readyz",
+    tags=["operation"],
+    summary="Are predictions answered, and if not, why?",
+    response_model=ReadyBody,
+    responses={503: {"model": ReadyBody, "description": "Not ready; the reasons say why"}},
+)
 async def readyz(request: Request) -> JSONResponse:
     """Both stages have answered a canary; if not, why."""
     readiness = _gateway(request).reconciler.readiness
@@ -91,7 +113,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status_code=200 if readiness.is_ready else 503)
 
 
-@router.get("/metrics", tags=["operation"], response_class=Response)
+@router.get("/metrics", tags=["operation"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Counts and times in Prometheus' text format."""
     return Response(_gateway(request).metrics.exposition(), media_type=EXPOSITION_TYPE)
@@ -109,10 +131,16 @@ def create_app(settings: Settings, torchserve: TorchServeConfig, catalog: Catalo
         return gateway.open()
 
     app = FastAPIOffline(
-        redoc_url=None, title="PGN Serve", version=pgn.__version__, lifespan=lifespan, redirect_slashes=False
+        redoc_url=None,
+        title="PGN Serve",
+        summary=SUMMARY,
+        version=pgn.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.gateway = gateway
     app.include_router(router)
+    describe_only_what_happens(app)
     answer_errors(app)
     app.add_middleware(Edge, metrics=gateway.metrics)
     return app

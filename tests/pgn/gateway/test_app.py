@@ -403,6 +403,8 @@ def test_the_api_describes_bodies_answers_and_errors(gateway: RunningGateway) ->
     for status in ("400", "404", "413", "415", "422", "503", "504"):
         assert post["responses"][status]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
     assert {"multipart/form-data", "application/json"} <= post["requestBody"]["content"].keys()
+    assert "422" not in document["paths"]["/v1/datasets/{dataset}"]["get"]["responses"]
+    assert not any("ValidationError" in name for name in document["components"]["schemas"])
     assert gateway.http.get("/docs").status_code == 200
 
 
