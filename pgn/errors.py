@@ -123,6 +123,16 @@ class UnreadableImage(RequestError):
     default_hint = "open the file in a viewer: it is cut short or damaged"
 
 
+class PromptedImageInvalid(RequestError):
+    """An image that should carry its prompts as rows of pixels cannot be read as one."""
+
+    code = "image.not_prompted"
+    status = 422
+    default_hint = (
+        "send the PNG that `pgn invert` wrote, unchanged; a plain picture goes to /v1/datasets/{dataset}/predict"
+    )
+
+
 class ServiceError(PgnError):
     """The request was right; the service could not answer it now."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, UnreadableImage
+from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, PromptedImageInvalid, UnreadableImage
 
 Interpolation = Literal["bilinear", "bicubic"]
 Pixels = NDArray[np.uint8]
@@ -34,8 +34,10 @@ _SIGNATURES: Final = {
 _FORMATS: Final = tuple(_SIGNATURES)  # JPEG's reader also takes MPO, what many phones write into a .jpg
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# Our own limit is checked on the header, before Pillow decodes; its warning would only add noise to the log.
+# Our own limit is checked on the header, before Pillow decodes, and damage that it can live with is no news to a server:
+# its warnings would only add noise to the log.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def read_square(
@@ -61,6 +63,33 @@ def read_square(
         EmptyBody, NotAnImage, UnreadableImage, ImageTooLarge.
     """
     return fit_square(decode_rgb(data, max_pixels=max_pixels), size, interpolation)
+
+
+def read_prompted(data: bytes, size: int) -> Pixels:
+    """Decode an image that carries its prompts as rows of pixels below a square; not one pixel is changed.
+
+    Scaling, cropping and lossy compression destroy prompts, so nothing is repaired: what is not exactly such an image
+    is refused.
+
+    Args:
+        data: A PNG without transparency, 8 bits a channel.
+        size: Side of the backbone's square in pixels.
+
+    Returns:
+        (size + R, size, 3) uint8 RGB with 0 <= R <= size; whether R is whole patches is for the backbone to say.
+
+    Raises:
+        EmptyBody, UnreadableImage, PromptedImageInvalid.
+    """
+    if data and not data.startswith(_SIGNATURES["PNG"]):
+        raise PromptedImageInvalid(f"the bytes start with {data[:8]!r} and are no PNG; other formats change pixels")
+    image = decode_rgb(data, max_pixels=DEFAULT_MAX_PIXELS)
+    width, height = image.size
+    if width != size or not size <= height <= 2 * size:
+        raise PromptedImageInvalid(
+            f"the image is {width} x {height} pixels; the backbone reads {size} x {size} and up to {size} rows below it"
+        )
+    return np.asarray(image, dtype=np.uint8)
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:

@@ -2,6 +2,7 @@
 
     gateway ──request+images──► stage pgn ──request+prompts (gateway asked) ─────────► gateway ─► stage vit ─► answer
                                           └─request+images+prompts (/wfpredict/pgn) ─────────────► stage vit ─► answer
+    gateway ──request+prompted images ─────────────────────────────────────────────────────────► stage vit ─► answer
 
 A message carries the request and its arrays, or an error and nothing else: inside the workflow errors are data,
 because a stage that raises fails its neighbours. Stage vit's answer is JSON. See docs/message.md.
@@ -16,9 +17,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from typing_extensions import Self
 
 from pgn.errors import MessageInvalid, PgnError, from_wire
 
@@ -40,15 +42,24 @@ class Target(_Record):
 class Request(_Record):
     """What is asked of every image of the row.
 
+    `prompts_from` says where prompts come from: "stage", so stage pgn writes them, or "image", so they are rows of
+    pixels below each image and stage vit is asked alone. Only then may there be no target: the answer is features.
     `reply` tells stage pgn what its answer holds: "prompts" alone (the gateway keeps the images), or "all", as the
     workflow's own executor hands stage vit nothing but stage pgn's answer.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
     id: str = Field(max_length=128)
-    targets: tuple[Target, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    targets: tuple[Target, ...] = Field(max_length=MAX_TARGETS)
     top_k: int = Field(5, ge=1, le=1000)
     reply: Literal["prompts", "all"] = "all"
+    prompts_from: Literal["stage", "image"] = "stage"
+
+    @model_validator(mode="after")
+    def _somebody_is_asked(self) -> Self:
+        if not self.targets and self.prompts_from == "stage":
+            raise ValueError("no data set is asked")
+        return self
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class Message:
 
     Attributes:
         request: What is asked.
-        images: (M, S, S, 3) uint8 RGB squares at the backbone's size, or None in an answer with prompts alone.
+        images: (M, S + R, S, 3) uint8 RGB at the backbone's size, R rows of pixels that carry prompts (0 but for
+            prompted images), or None in an answer with prompts alone.
         prompts: For each target (M, K, D) float32 or float16; empty before stage pgn.
     """
 
@@ -115,9 +127,9 @@ def _check(message: Message, *, stray: int) -> None:
     if stray:
         raise MessageInvalid("the message holds tensors other than images and prompts")
     if images is not None and not (
-        images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
+        images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] >= images.shape[2] and images.shape[3] == 3
     ):
-        raise MessageInvalid(f"images are {images.dtype} {images.shape}, not uint8 (M, S, S, 3)")
+        raise MessageInvalid(f"images are {images.dtype} {images.shape}, not uint8 (M, S + R, S, 3)")
     if prompts and len(prompts) != len(targets):
         raise MessageInvalid(f"there are prompts for {len(prompts)} data sets; {len(targets)} were asked about")
     for array in prompts:
@@ -148,3 +160,10 @@ class Answer(_Record):
 
     request_id: str
     results: tuple[Result, ...]
+
+
+class Features(_Record):
+    """Stage vit's answer where no data set was asked: the frozen ViT's features of each image, (M, F)."""
+
+    request_id: str
+    features: tuple[tuple[float, ...], ...]

@@ -15,6 +15,7 @@ from pgn.client.results import Dataset, Prediction, Readiness, Result
 from pgn.errors import DeadlineExceeded, PgnError, ServiceError, UsageError, from_wire
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+_BYTES: Final = {"Content-Type": "application/octet-stream"}
 
 
 class Client:
@@ -55,6 +56,15 @@ class Client:
         """What each data set's PGN sees in one image, in the order of `datasets`."""
         return self._ask("/v1/predict", image, {"datasets": ",".join(datasets)}, top_k)
 
+    def predict_prompted(self, image: bytes | Path, dataset: str, *, top_k: int | None = None) -> Result:
+        """What the frozen ViT alone, read out by the data set's head, sees in a prompted image (`pgn invert`)."""
+        return self._ask("/v1/backbone/predict", image, {"dataset": dataset}, top_k)[0]
+
+    def features(self, image: bytes | Path) -> tuple[float, ...]:
+        """The frozen ViT's features of a prompted image, or of a PNG of exactly its size."""
+        response = self._send("POST", "/v1/backbone/predict", content=_read(image), headers=_BYTES)
+        return tuple(_field(response, "features")[0])
+
     def datasets(self) -> list[Dataset]:
         """What is served, without the classes' names."""
         return [_dataset(fields) for fields in _field(self._send("GET", "/v1/datasets"), "datasets")]
@@ -75,8 +85,7 @@ class Client:
 
     def _ask(self, path: str, image: bytes | Path, query: Mapping[str, str], top_k: int | None) -> list[Result]:
         params = {**query, **({} if top_k is None else {"top_k": str(top_k)})}
-        headers = {"Content-Type": "application/octet-stream"}
-        response = self._send("POST", path, params=params, content=_read(image), headers=headers)
+        response = self._send("POST", path, params=params, content=_read(image), headers=_BYTES)
         return [_result(fields) for fields in _field(response, "results")]
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:

@@ -18,8 +18,8 @@ from pgn.gateway.bodies import image_bytes
 from pgn.gateway.deadline import Deadline
 from pgn.gateway.metrics import Metrics, timed
 from pgn.gateway.upstream import TorchServe
-from pgn.images import Pixels, read_square
-from pgn.message import Answer, Message, Request, Target, decode, encode
+from pgn.images import Pixels, read_prompted, read_square
+from pgn.message import Answer, Features, Message, Request, Target, decode, encode
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,22 @@ class Answerer:
             max_pixels=self.max_pixels,
         )
 
+    async def answer_prompted(self, request: Request, body: bytes, content_type: str, deadline: Deadline) -> bytes:
+        """The same for an image that carries its prompts; stage pgn is not asked."""
+        with timed(self.metrics.decode_seconds):
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self.threads, self._decode_prompted, body, content_type)
+        with timed(self.metrics.stage_seconds.labels("vit")):
+            reply = await self.torchserve.predict_answer(encode(Message(request, pixels[None])), deadline)
+        if request.targets:
+            _check_answer(reply, request, num_images=1)
+        else:
+            _check_features(reply, request, num_images=1)
+        return reply
+
+    def _decode_prompted(self, body: bytes, content_type: str) -> Pixels:
+        return read_prompted(image_bytes(body, content_type), self.preprocess.size)
+
     async def through_stages(self, request: Request, images: NDArray[np.uint8], deadline: Deadline) -> bytes:
         """The answer's JSON for (M, S, S, 3) images at the backbone's size; raises as `answer` does."""
         with timed(self.metrics.stage_seconds.labels("pgn")):
@@ -100,6 +116,16 @@ def _check_answer(reply: bytes, request: Request, num_images: int) -> None:
         (image, target.dataset, (target.digest or "")[:16]) for image in range(num_images) for target in request.targets
     ]
     if answer.request_id != request.id or given != wanted:
+        raise StageFailed("stage vit answered another request")
+
+
+def _check_features(reply: bytes, request: Request, num_images: int) -> None:
+    try:
+        found = Features.model_validate_json(reply)
+    except ValidationError as error:
+        _raise_carried(reply)
+        raise StageFailed(f"stage vit gave {len(reply)} bytes that are no features") from error
+    if found.request_id != request.id or len(found.features) != num_images:
         raise StageFailed("stage vit answered another request")
 
 

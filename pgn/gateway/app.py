@@ -16,7 +16,7 @@ from pgn.gateway.edge import Edge, answer_errors
 from pgn.gateway.metrics import EXPOSITION_TYPE
 from pgn.gateway.openapi import ERRORS, IMAGE_BODY, NOT_FOUND, SUMMARY, describe_only_what_happens
 from pgn.gateway.service import Gateway
-from pgn.message import Answer
+from pgn.message import Answer, Features
 from pgn.settings import Settings, TorchServeConfig
 
 
@@ -39,6 +39,12 @@ class SeveralQuery(OneQuery):
     """The same, with the data sets to ask."""
 
     datasets: str = Field(description="names, separated by commas")
+
+
+class PromptedQuery(OneQuery):
+    """The same for an image that carries its prompts."""
+
+    dataset: str | None = Field(None, description="whose head answers; without one the answer is the features")
 
 
 router = APIRouter()
@@ -76,6 +82,20 @@ async def predict_several(request: Request, query: Annotated[SeveralQuery, Query
     """Ask several data sets' PGNs about one image, which is decoded once."""
     names = [name.strip() for name in query.datasets.split(",")]
     answer = await _gateway(request).predict(request, names, query.top_k)
+    return Response(answer, media_type="application/json")
+
+
+@router.post(
+    "/v1/backbone/predict",
+    tags=["prediction"],
+    summary="Ask the frozen ViT alone about an image that carries its prompts",
+    response_model=Answer | Features,
+    responses=ERRORS,
+    openapi_extra=IMAGE_BODY,
+)
+async def predict_prompted(request: Request, query: Annotated[PromptedQuery, Query()]) -> Response:
+    """No PGN runs: the prompts are rows of pixels below the image, as `pgn invert` writes them."""
+    answer = await _gateway(request).predict_prompted(request, query.dataset, query.top_k)
     return Response(answer, media_type="application/json")
 
 

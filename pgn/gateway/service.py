@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
@@ -78,11 +78,18 @@ class Gateway:
 
     async def predict(self, request: Request, names: Sequence[str], top_k: int | None) -> bytes:
         """The answer's JSON for the image in the request's body; raises as the error table of the API says."""
+        return await self._in_time(lambda deadline: self._predict(request, names, top_k, deadline))
+
+    async def predict_prompted(self, request: Request, dataset: str | None, top_k: int | None) -> bytes:
+        """The answer's JSON for an image that carries its prompts: what the data set's head says, or the features."""
+        return await self._in_time(lambda deadline: self._predict_prompted(request, dataset, top_k, deadline))
+
+    async def _in_time(self, work: Callable[[Deadline], Awaitable[bytes]]) -> bytes:
         deadline = Deadline(self.settings.deadline_s)
         with self.in_flight:
             self.reconciler.check_registered()
             try:
-                return await asyncio.wait_for(self._predict(request, names, top_k, deadline), deadline.left_s())
+                return await asyncio.wait_for(work(deadline), deadline.left_s())
             except asyncio.TimeoutError as error:
                 raise DeadlineExceeded(f"there was no answer within {self.settings.deadline_s:g} s") from error
 
@@ -94,6 +101,18 @@ class Gateway:
             id=request.state.request_id, targets=targets, top_k=top_k or self.settings.top_k, reply="prompts"
         )
         return await self.answerer.answer(asked, body, request.headers.get("content-type", ""), deadline)
+
+    async def _predict_prompted(
+        self, request: Request, dataset: str | None, top_k: int | None, deadline: Deadline
+    ) -> bytes:
+        body = await read_body(request, self.settings.max_body_bytes)
+        targets = self.catalog.pin([dataset]) if dataset else ()
+        if targets:
+            request.state.dataset = _label(targets)
+        asked = StageRequest(
+            id=request.state.request_id, targets=targets, top_k=top_k or self.settings.top_k, prompts_from="image"
+        )
+        return await self.answerer.answer_prompted(asked, body, request.headers.get("content-type", ""), deadline)
 
 
 def _label(targets: Sequence[Target]) -> str:

@@ -15,8 +15,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
-from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, UnreadableImage
-from pgn.images import decode_rgb, fit_square, read_square
+from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, PromptedImageInvalid, UnreadableImage
+from pgn.images import decode_rgb, fit_square, read_prompted, read_square
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 REFUSALS = (EmptyBody, NotAnImage, UnreadableImage, ImageTooLarge)
@@ -233,6 +233,33 @@ fuzz = settings(max_examples=800, deadline=None, suppress_health_check=[HealthCh
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged EXIF data and reads on
+class TestPrompted:
+    @pytest.mark.parametrize("rows", [0, 3, 16])
+    def test_every_pixel_arrives_as_it_was(self, rows):
+        """The prompts are in the pixels: one that moves is a prompt that changes."""
+        pixels = np.random.default_rng(rows).integers(0, 256, (16 + rows, 16, 3), dtype=np.uint8)
+        assert np.array_equal(read_prompted(encoded(Image.fromarray(pixels), "PNG"), 16), pixels)
+
+    @pytest.mark.parametrize("size", [(15, 20), (17, 20), (16, 15), (16, 33), (160, 200)])
+    def test_another_size_is_refused_not_scaled(self, size):
+        """A resized prompt is no prompt."""
+        with pytest.raises(PromptedImageInvalid, match=f"{size[0]} x {size[1]} pixels"):
+            read_prompted(encoded(Image.new("RGB", size), "PNG"), 16)
+
+    @pytest.mark.parametrize("file_format", ["JPEG", "WEBP", "BMP"])
+    def test_another_format_is_refused(self, file_format):
+        """Most of them change pixels without a word."""
+        with pytest.raises(PromptedImageInvalid, match="no PNG"):
+            read_prompted(encoded(Image.new("RGB", (16, 20)), file_format), 16)
+
+    def test_a_damaged_png_is_told_apart(self):
+        """It was the right kind of file."""
+        with pytest.raises(UnreadableImage):
+            read_prompted(encoded(Image.new("RGB", (16, 20)), "PNG")[:40], 16)
+        with pytest.raises(EmptyBody):
+            read_prompted(b"", 16)
+
+
 class TestAnyBytes:
     @fuzz
     @given(st.binary(max_size=200), st.sampled_from([b"", b"BM", b"II*\x00", b"P5", b"GIF89a", b"\xff\xd8\xff"]))

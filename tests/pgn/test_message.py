@@ -35,15 +35,18 @@ def same(left: Message, right: Message) -> bool:
 
 @st.composite
 def messages(draw) -> Message:
-    targets = draw(st.lists(st.builds(Target, dataset=st.text(), digest=st.none() | st.text()), min_size=1, max_size=4))
+    prompts_from = draw(st.sampled_from(["stage", "image"]))
+    target = st.builds(Target, dataset=st.text(), digest=st.none() | st.text())
+    targets = draw(st.lists(target, min_size=prompts_from == "stage", max_size=4))
     request = Request(
         id=draw(st.text(max_size=128)),
         targets=tuple(targets),
         top_k=draw(st.integers(1, 1000)),
         reply=draw(st.sampled_from(["prompts", "all"])),
+        prompts_from=prompts_from,
     )
     count, side, width = draw(st.integers(0, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    images = draw(st.none() | arrays.arrays(np.uint8, (count, side, side, 3)))
+    images = draw(st.none() | arrays.arrays(np.uint8, (count, side + draw(st.integers(0, 3)), side, 3)))
     if not draw(st.booleans()):
         return Message(request, images)
     kinds = st.sampled_from([np.float16, np.float32])
@@ -125,7 +128,8 @@ class TestRefused:
         ("changes", "reason"),
         [
             ({"schema": 2}, "schema"),
-            ({"targets": []}, "targets"),
+            ({"targets": []}, "request: Value error, no data set is asked"),
+            ({"prompts_from": "air"}, "prompts_from"),
             ({"targets": [{"dataset": "digits"}] * 65}, "targets"),
             ({"top_k": 0}, "top_k"),
             ({"reply": "poem"}, "reply"),
@@ -145,7 +149,7 @@ class TestRefused:
             (IMAGES.astype(np.float32), (), "images are float32"),
             (IMAGES[0], (), r"images are uint8 \(4, 4, 3\)"),
             (IMAGES[..., :2], (), r"images are uint8 \(2, 4, 4, 2\)"),
-            (IMAGES[:, :3], (), r"images are uint8 \(2, 3, 4, 3\), not uint8 \(M, S, S, 3\)"),
+            (IMAGES[:, :3], (), r"images are uint8 \(2, 3, 4, 3\), not uint8 \(M, S \+ R, S, 3\)"),
             (IMAGES, PROMPTS[:1], "prompts for 1 data sets; 2 were asked about"),
             (IMAGES, (*PROMPTS, PROMPTS[0]), "prompts for 3 data sets"),
             (IMAGES, (PROMPTS[0], PROMPTS[1].astype(np.float64)), "prompts are float64"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from pgn.client import Client, Prediction, Result
 from pgn.errors import (
@@ -20,11 +21,12 @@ from pgn.errors import (
     NotAnImage,
     NotReady,
     PgnError,
+    PromptedImageInvalid,
     ServiceError,
     UnknownDataset,
     UsageError,
 )
-from tests.toys import make_images
+from tests.toys import make_images, png
 
 IMAGE = make_images(1)[0]
 
@@ -55,6 +57,15 @@ def test_predict_many_keeps_the_order(client: Client) -> None:
     """Results are found by position or by name."""
     results = client.predict_many(IMAGE, ["digits", "birds"])
     assert [result.dataset for result in results] == ["digits", "birds"]
+
+
+def test_a_prompted_image_is_asked_about_with_a_head_or_for_features(client: Client) -> None:
+    """The frozen ViT alone; a PNG of exactly its size."""
+    image = png(Image.new("RGB", (32, 40), (51, 51, 51)))
+    assert client.predict_prompted(image, "birds")[0].probability == pytest.approx(0.2)
+    assert client.features(image) == (pytest.approx(0.2), 40.0)
+    with pytest.raises(PromptedImageInvalid, match="40 x 40 pixels"):
+        client.features(IMAGE)
 
 
 def test_datasets_tell_what_is_served(client: Client) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from aiohttp import web
 
 from pgn.errors import PgnError
-from pgn.message import Answer, Message, Prediction, Request, Result, decode, encode, encode_error
+from pgn.message import Answer, Features, Message, Prediction, Request, Result, decode, encode, encode_error
 from pgn.settings import TorchServeConfig
 
 Action = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
@@ -34,7 +34,10 @@ async def answer_classes(request: web.Request, body: bytes) -> web.StreamRespons
     """What stage vit says: made-up classes with the image's mean brightness as the best one's probability."""
     message = decode(body)
     assert message.images is not None
-    assert message.prompts
+    assert bool(message.prompts) == (message.request.prompts_from == "stage")
+    if not message.request.targets:
+        features = tuple((float(image.mean()) / 255, float(len(image))) for image in message.images)
+        return web.Response(body=Features(request_id=message.request.id, features=features).model_dump_json().encode())
     return web.Response(body=make_answer(message.request, message).model_dump_json().encode())
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -422,6 +423,59 @@ def test_pictures_of_any_size_reach_the_stages_as_squares(gateway: RunningGatewa
     for size in ((5, 90), (300, 40), (1, 1)):
         response = gateway.post(png(Image.new("L", size, 51)))
         assert response.json()["results"][0]["predictions"][0]["probability"] == pytest.approx(0.2)
+
+
+def tall(brightness: int = 51, height: int = 48) -> bytes:
+    """A grey PNG as wide as the toy backbone's square."""
+    return png(Image.new("RGB", (32, height), (brightness,) * 3))
+
+
+def test_a_prompted_image_goes_to_stage_vit_alone(gateway: RunningGateway, scripted: ScriptedTorchServe) -> None:
+    """Its prompts are its own pixels, so stage pgn has nothing to do, and nothing is scaled."""
+    response = gateway.http.post("/v1/backbone/predict", params={"dataset": "birds", "top_k": 1}, content=tall())
+    (result,) = response.json()["results"]
+    assert result["dataset"] == "birds"
+    assert result["predictions"] == [{"label": "class 0", "probability": pytest.approx(0.2)}]
+    assert (scripted.count("pgn"), scripted.count("vit")) == (0, 1)
+
+
+def test_without_a_data_set_the_answer_is_features(gateway: RunningGateway) -> None:
+    """The frozen ViT alone, for callers with a head of their own."""
+    body = gateway.http.post("/v1/backbone/predict", files={"image": tall()}).json()
+    assert body["features"] == [[pytest.approx(0.2), 48.0]]
+    assert body["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (b"", 400, "request.empty"),
+        (b"no image", 422, "image.not_prompted"),
+        (tall(height=20), 422, "image.not_prompted"),
+        (tall(height=65), 422, "image.not_prompted"),
+        (tall()[:60], 422, "image.unreadable"),
+    ],
+)
+def test_what_is_no_prompted_image_is_refused(gateway: RunningGateway, image: bytes, status: int, code: str) -> None:
+    """A guess would answer with other prompts than the client sent."""
+    check_error(gateway.http.post("/v1/backbone/predict", content=image), status, code)
+
+
+def test_a_prompted_image_knows_the_data_sets_too(gateway: RunningGateway) -> None:
+    """Unknown and unavailable data sets answer as everywhere."""
+    ask = partial(gateway.http.post, "/v1/backbone/predict", content=tall())
+    assert ask(params={"dataset": "brids"}).status_code == 404
+    assert ask(params={"dataset": "broken"}).status_code == 503
+    assert ask(params={"datasets": "birds"}).status_code == 400
+
+
+@pytest.mark.parametrize("reply", [b"{}", b'{"request_id": "other", "features": [[1.0]]}'])
+def test_features_of_another_request_are_no_answer(
+    gateway: RunningGateway, scripted: ScriptedTorchServe, reply: bytes
+) -> None:
+    """What the stage says is checked before it is handed on."""
+    scripted.script["vit"].append(say(reply))
+    check_error(gateway.http.post("/v1/backbone/predict", content=tall()), 503, "service.stage_failed")
 
 
 def test_importing_the_gateway_loads_no_torch() -> None:

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from pgn.errors import ERRORS
 from pgn.images import read_square
@@ -21,7 +23,7 @@ from pgn.stages.pgn_stage import PgnStage
 from pgn.stages.vit_stage import VitStage
 from tests.pgn.gateway.conftest import RunningGateway, running_gateway, wait_until
 from tests.servers import RunningTorchServe, call
-from tests.toys import make_images
+from tests.toys import make_images, png
 
 CLIENTS = 16
 IMAGES = make_images(8)
@@ -85,6 +87,26 @@ def test_several_data_sets_on_one_image_are_what_each_says_alone(
     response = gateway.http.post("/v1/predict", params={"datasets": ",".join(names)}, content=IMAGES[0])
     alone = tuple(in_process(IMAGES[0], [name]).results[0] for name in names)
     check_same(response, Answer(request_id="alone", results=alone))
+
+
+def test_a_prompted_image_answers_over_rest_as_in_process(
+    gateway: RunningGateway, torchserve: RunningTorchServe
+) -> None:
+    """The frozen ViT behind a plain image interface: two rows of patches carry eight prompts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 32, 3), dtype=np.uint8)
+    vit = VitStage.load(torchserve.settings, torch.device("cpu"))
+    digest = gateway.gateway.catalog.find("pets").digest
+    image = png(Image.fromarray(pixels))
+    for targets, query in (((Target(dataset="pets", digest=digest),), {"dataset": "pets"}), ((), {})):
+        asked = Request(id="in-process", targets=targets, prompts_from="image")
+        expected = json.loads(vit.answer([{"body": encode(Message(asked, pixels[None]))}])[0])
+        given = gateway.http.post("/v1/backbone/predict", params=query, content=image).json()
+        if targets:
+            wanted = {each["label"]: each["probability"] for each in expected["results"][0]["predictions"]}
+            found = {each["label"]: each["probability"] for each in given["results"][0]["predictions"]}
+            assert found == pytest.approx(wanted, abs=1e-5)
+        else:
+            assert given["features"][0] == pytest.approx(expected["features"][0], abs=1e-5)
 
 
 def test_data_sets_whose_bundle_does_not_verify_say_so(gateway: RunningGateway) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgn.errors import NotAnImage
+from pgn.errors import MessageInvalid, NotAnImage
 from pgn.index import read_index
 from pgn.message import Message, Request, Target, decode, encode, encode_error
 from pgn.method.backbone import load_backbone
@@ -89,6 +89,53 @@ def test_the_most_probable_classes_come_first(stages: tuple[PgnStage, VitStage])
     assert values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(1, abs=1e-5)
     assert list(probabilities(two["results"][0])) == list(probabilities(all_["results"][0]))[:2]
+
+
+def prompted(rows: int, datasets: list[str], store: LocalStore, image: int = 0) -> Row:
+    """A row whose image carries `rows` rows of pixels below it, and asks the heads of the data sets."""
+    index = read_index(store.root)
+    targets = tuple(Target(dataset=name, digest=index.datasets[name].versions[0].digest) for name in datasets)
+    request = Request(id="prompted", targets=targets, prompts_from="image")
+    below = np.random.default_rng(0).integers(0, 256, (1, rows, 32, 3), dtype=np.uint8)
+    return {"body": encode(Message(request, np.concatenate([SQUARES[[image]], below], axis=1)))}
+
+
+def test_prompts_in_the_image_answer_like_prompts(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """Two rows of patches below the image are eight prompts: the frozen ViT and a head need no PGN."""
+    row = prompted(16, ["pets", "flowers"], mixed_store)
+    pixels = decode(row["body"]).images
+    assert pixels is not None
+    backbone = stages[1]._backbone
+    images = backbone.normalise(torch.from_numpy(pixels))
+    features = backbone(images[:, :, :32], backbone.project(images[:, :, 32:]))
+    plain, answer = stages[1].answer([prompted(0, ["pets"], mixed_store), row])
+    assert body(plain)["results"][0]["predictions"] != body(answer)["results"][0]["predictions"]
+    for result, dataset in zip(body(answer)["results"], ("pets", "flowers"), strict=True):
+        held = stages[1].bank.find(Target(dataset=dataset))
+        scores = (held.module(features) / held.manifest.temperature).softmax(-1)[0].tolist()
+        assert probabilities(result) == pytest.approx(dict(zip(held.manifest.classes, scores, strict=True)), abs=1e-5)
+
+
+def test_without_a_data_set_the_answer_is_the_features(
+    stages: tuple[PgnStage, VitStage], mixed_store: LocalStore
+) -> None:
+    """A caller with a head of their own needs nothing more; neighbours in the batch change nothing."""
+    good = {"body": stages[0].answer([ask("a", ["pets"])])[0]}
+    _, answer = stages[1].answer([good, prompted(0, [], mixed_store)])
+    backbone = stages[1]._backbone
+    features = backbone(backbone.normalise(torch.from_numpy(SQUARES[[0]])))
+    assert body(answer)["request_id"] == "prompted"
+    torch.testing.assert_close(torch.tensor(body(answer)["features"]), features, atol=1e-5, rtol=0)
+
+
+def test_half_a_patch_below_the_image_is_refused(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """Only the stage knows how large a patch is; stage pgn refuses what is not its work."""
+    row = prompted(12, ["pets"], mixed_store)
+    error = body(stages[1].answer([row])[0])["error"]
+    assert error["code"] == "image.not_prompted"
+    assert "32 x 44 pixels; the backbone reads 32 x 32 with rows of 8 pixels below it" in error["message"]
+    with pytest.raises(MessageInvalid, match="stage vit is asked alone"):
+        decode(stages[0].answer([row])[0])
 
 
 def test_an_error_of_stage_pgn_becomes_the_body(stages: tuple[PgnStage, VitStage]) -> None:
