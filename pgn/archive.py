@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
 import tempfile
 import warnings
@@ -61,8 +62,9 @@ def build_archives(out: Path) -> Archives:
             for archive in built.iterdir():
                 _put(archive, out / archive.name)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"no room to build the archives in {error.filename or out}") from error
+        # shutil.Error, of a whole tree, has no errno: it holds a line for each file.
+        if error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            raise DiskFull(f"no room to build the archives in {error.filename or tempfile.gettempdir()}") from error
         raise
     return Archives(out)
 

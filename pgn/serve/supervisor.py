@@ -158,8 +158,7 @@ def _wait_ready(settings: Settings, torchserve: TorchServe, kept: Sequence[Kept]
     """Return when the gateway is ready, or a signal has come."""
     end = time.monotonic() + _START_LIMIT_S
     while not stop.asked:
-        if "No space left on device" in _look(torchserve, kept):
-            raise DiskFull(f"TorchServe found no room in {torchserve.run.path}")
+        _look(torchserve, kept, is_starting=True)
         is_ready, reasons = _ask_ready(settings)
         if is_ready:
             return
@@ -167,15 +166,16 @@ def _wait_ready(settings: Settings, torchserve: TorchServe, kept: Sequence[Kept]
             raise NotReady(f"the service was not ready within {_START_LIMIT_S:g} s: {reasons}")
 
 
-def _look(torchserve: TorchServe, kept: Sequence[Kept]) -> str:
+def _look(torchserve: TorchServe, kept: Sequence[Kept], *, is_starting: bool = False) -> None:
     """Pause, pass on what TorchServe complains about, and look after the children."""
     time.sleep(_PAUSE_S)
     news = torchserve.news()
+    if is_starting and "No space left on device" in news:  # it would go on trying, with a screen of Java each time
+        raise DiskFull(f"TorchServe found no room in {torchserve.run.path}")
     if news:
         sys.stderr.write(news + "\n")
     for each in kept:
         each.check()
-    return news
 
 
 def _ask_ready(settings: Settings) -> tuple[bool, str]:

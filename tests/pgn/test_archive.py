@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,17 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=str(tmp_path)):
         build_archives(tmp_path)
     assert not (tmp_path / "pgn.mar").exists()
+
+
+def test_a_full_temporary_folder_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree that cannot be copied fails with a line for each file, and without an error number."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise shutil.Error([("a.py", "b.py", f"[Errno 28] {os.strerror(28)}: 'a.py' -> 'b.py'")])
+
+    monkeypatch.setattr(shutil, "copytree", fail)
+    with pytest.raises(DiskFull, match="no room to build the archives in /"):
+        build_archives(tmp_path)
 
 
 def test_the_worker_runs_the_archives_own_package(

@@ -142,13 +142,16 @@ def test_a_store_with_nothing_to_serve_is_told(tmp_path: Path, capfd: pytest.Cap
     assert "data set pets is not served" in capfd.readouterr().err
 
 
-def test_a_disk_that_fills_while_torchserve_unpacks_is_one_line(tmp_path: Path) -> None:
-    """TorchServe goes on trying; only its log tells."""
+def test_a_disk_that_fills_while_torchserve_unpacks_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TorchServe goes on trying; only its log tells, and its pages of Java are not shown."""
     settings = make_settings(tmp_path, tmp_path)
     complaint = "WARN  org.pytorch.serve - java.io.IOException: No space left on device"
     torchserve: Any = SimpleNamespace(news=lambda: complaint, run=SimpleNamespace(path=tmp_path))
     with pytest.raises(DiskFull, match=str(tmp_path)):
         _wait_ready(settings, torchserve, (), Stop())
+    assert capfd.readouterr() == ("", "")
 
 
 _STAGES = """
