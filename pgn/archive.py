@@ -64,7 +64,8 @@ def build_archives(out: Path) -> Archives:
     except OSError as error:
         # shutil.Error, of a whole tree, has no errno: it holds a line for each file.
         if error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
-            raise DiskFull(f"no room to build the archives in {error.filename or tempfile.gettempdir()}") from error
+            where = f"{out}, or for their parts in {tempfile.gettempdir()}"
+            raise DiskFull(f"no room to build the archives in {where}") from error
         raise
     return Archives(out)
 
