@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pgn.bundle import read_bundle
@@ -13,6 +14,10 @@ from pgn.index import change_index, read_index
 from pgn.store.local import LocalStore
 from tests.servers import RunningTorchServe, running_torchserve
 from tests.toys import make_bundle, make_store
+
+# How long an example takes says nothing of the code on a machine that does other things too.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _SHARED = Path(os.environ.get("PGN_SHARED") or Path(__file__).parents[2] / "shared")
 
