@@ -9,11 +9,13 @@ from typing import Literal, TypeAlias
 
 from PIL import Image
 
+from training.data.splitting import draw_share
+
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # ImageNet has 1.3 million of them
 class Example:
     """One labelled image, not yet decoded.
 
@@ -58,9 +60,15 @@ class Dataset:
         """The examples of one split."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
-    def limited(self, train: int | None, val: int | None) -> Dataset:
-        """The set with at most so many training and validation images of each class; the test split stays whole."""
-        return replace(self, train=_first_of_each(self.train, train), val=_first_of_each(self.val, val))
+    def limited(self, train: int | None, val: int | None, fraction: float | None = None) -> Dataset:
+        """The set with at most so many training and validation images of each class; the test split stays whole.
+
+        Of the training images that are left, `fraction` of each class is drawn, always the same.
+        """
+        learned = _first_of_each(self.train, train)
+        if fraction is not None:
+            learned = tuple(learned[i] for i in draw_share([example.label for example in learned], fraction))
+        return replace(self, train=learned, val=_first_of_each(self.val, val))
 
 
 def _first_of_each(examples: tuple[Example, ...], limit: int | None) -> tuple[Example, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from training.data.dataset import Dataset, Example
+from training.data.reading import from_array
 from training.data.splitting import draw_stratified
 
 
@@ -19,7 +19,7 @@ def digits() -> Dataset:
     labels = [int(label) for label in source.target]
     classes = tuple(str(name) for name in source.target_names)
     examples = [
-        Example(f"digits/{number}", label, partial(grey_to_rgb, picture))
+        Example(f"digits/{number}", label, partial(from_array, picture))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
     train, val, test = (
@@ -35,8 +35,3 @@ def digits() -> Dataset:
         template="a photo of the digit {}",
         licence="CC BY 4.0 (Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI)",
     )
-
-
-def grey_to_rgb(picture: np.ndarray) -> Image.Image:
-    """An (H, W) uint8 array as an RGB image."""
-    return Image.fromarray(picture).convert("RGB")

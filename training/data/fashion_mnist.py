@@ -14,7 +14,7 @@ import numpy as np
 
 from pgn.errors import DataInvalid
 from training.data.dataset import Dataset, Example
-from training.data.digits import grey_to_rgb
+from training.data.reading import from_array
 from training.data.splitting import draw_stratified
 
 CLASSES = (
@@ -106,7 +106,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _examples(split: str, pictures: np.ndarray, labels: list[int]) -> list[Example]:
     return [
-        Example(f"fashion-mnist/{split}/{number}", label, partial(grey_to_rgb, picture))
+        Example(f"fashion-mnist/{split}/{number}", label, partial(from_array, picture))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
-from pgn.errors import DataInvalid, UnreadableImage
-from pgn.images import decode_rgb
+from pgn.errors import DataInvalid
 from training.data.dataset import Dataset
-from training.data.tree import Reader, dataset_from_tree
+from training.data.labelled import Reader
+from training.data.reading import read_file
+from training.data.tree import dataset_from_tree
 
 
 def folder(path: Path) -> Dataset:
@@ -25,12 +24,5 @@ def folder(path: Path) -> Dataset:
     for file in path.rglob("*"):
         relative = file.relative_to(path)
         if file.is_file() and not any(part.startswith(".") for part in relative.parts):
-            files[relative.as_posix()] = partial(_read, file)
+            files[relative.as_posix()] = partial(read_file, file)
     return dataset_from_tree(path.resolve().name, str(path), files)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return decode_rgb(path.read_bytes())
-    except OSError as error:
-        raise UnreadableImage(f"{path} cannot be read: {error.strerror}") from error

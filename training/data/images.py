@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid, RequestError
 from pgn.images import fit_square
 from training.data.dataset import Dataset, Example, SplitName
+from training.data.parallel import in_waves
 
 CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
 
@@ -36,7 +36,7 @@ class Images:
         shape = (len(examples), preprocess.size, preprocess.size, 3)
         cache = np.empty(shape, np.uint8) if math.prod(shape) <= CACHE_LIMIT_BYTES else None
         readable: list[Example] = []
-        for example, pixels in zip(examples, self._threads.map(self._try_decode, examples), strict=True):
+        for example, pixels in zip(examples, in_waves(self._threads, self._try_decode, examples), strict=True):
             if pixels is not None:
                 if cache is not None:
                     cache[len(readable)] = pixels
@@ -73,17 +73,20 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
         DataInvalid: A class has no readable image in the training split, or the split has none at all.
     """
     examples = dataset.split(split)
+    needed = set(range(len(dataset.classes))) if split == "train" else set()
+    if absent := needed - {example.label for example in examples}:
+        raise DataInvalid(
+            f"{dataset.name}: class {dataset.classes[min(absent)]!r} has no training image",
+            hint="add images to it, or take the class out",
+        )
     images = Images(examples, preprocess)
     if skipped := len(examples) - len(images):
         _log.warning("%s, %s: %d of %d images could not be read", dataset.name, split, skipped, len(examples))
-    present = Counter(images.labels.tolist())
-    needed = range(len(dataset.classes)) if split == "train" else ()
-    for label in needed:
-        if not present[label]:
-            raise DataInvalid(
-                f"{dataset.name}: class {dataset.classes[label]!r} has no readable training image",
-                hint="the warnings above name the damaged files",
-            )
-    if not present:
+    if damaged := needed - set(images.labels.tolist()):
+        raise DataInvalid(
+            f"{dataset.name}: class {dataset.classes[min(damaged)]!r} has no readable training image",
+            hint="the warnings above name the damaged files",
+        )
+    if not len(images):
         raise DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint="add images to it")
     return images

@@ -27,8 +27,10 @@ def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Seq
         DataInvalid: A class has fewer images than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
-    for label, name in enumerate(classes):
-        members = np.flatnonzero(np.asarray(labels) == label)
+    numbers = np.asarray(labels, np.int64)
+    ends_of_classes = np.cumsum(np.bincount(numbers, minlength=len(classes)))[:-1]
+    by_class = np.split(np.argsort(numbers, kind="stable"), ends_of_classes)
+    for label, (name, members) in enumerate(zip(classes, by_class, strict=True)):
         if len(members) < len(parts):
             raise DataInvalid(
                 f"class {name!r} has {len(members)} image(s), but at least {len(parts)} are needed",
@@ -41,3 +43,17 @@ def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Seq
             part += chosen.tolist()
     # Dealt by class, then shuffled: a limit or a glance at the first images meets every class.
     return [[part[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(part))] for part in parts]
+
+
+def draw_share(labels: Sequence[int], share: float) -> list[int]:
+    """Ascending indices into `labels`: this share of every class, and at least one image of each.
+
+    A smaller share is part of every larger one, so a curve over shares adds images and never trades them.
+    """
+    numbers = np.asarray(labels, np.int64)
+    chosen: list[int] = []
+    for label in np.unique(numbers):
+        members = np.flatnonzero(numbers == label)
+        order = np.random.default_rng((SPLIT_SEED, label, 1)).permutation(len(members))
+        chosen += members[order[: max(1, round(share * len(members)))]].tolist()
+    return sorted(chosen)

@@ -11,7 +11,8 @@ from PIL import Image
 from pgn.errors import DataInvalid, UnreadableImage
 from pgn.images import decode_rgb
 from training.data.dataset import Dataset
-from training.data.tree import Reader, dataset_from_tree
+from training.data.labelled import Reader
+from training.data.tree import dataset_from_tree
 
 
 def tar(path: Path) -> Dataset:

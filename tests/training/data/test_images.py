@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid
@@ -58,3 +60,30 @@ def test_a_class_without_a_readable_image_is_named(class_folders: Path) -> None:
         file.write_bytes(b"no image")
     with pytest.raises(DataInvalid, match="class 'dog' has no readable training image"):
         load_split(folder(class_folders), "train", PREPROCESS)
+
+
+def test_a_class_without_any_training_image_is_told_from_damaged_ones(class_folders: Path) -> None:
+    """Nothing is decoded first, and no warning is pointed at that was never given."""
+    dataset = folder(class_folders)
+    without_cats = replace(dataset, train=tuple(e for e in dataset.train if dataset.classes[e.label] != "cat"))
+    with pytest.raises(DataInvalid, match=r"class 'cat' has no training image \(add images"):
+        load_split(without_cats, "train", PREPROCESS)
+
+
+def test_a_picture_of_one_pixel_is_a_picture(class_folders: Path) -> None:
+    """It is scaled up like any small one."""
+    name = folder(class_folders).train[0].name
+    Image.new("RGB", (1, 1), (7, 8, 9)).save(class_folders / name)
+    images = load_split(folder(class_folders), "train", PREPROCESS)
+    assert images.pixels(torch.tensor([0])).reshape(-1, 3).unique(dim=0).tolist() == [[7, 8, 9]]
+
+
+def test_a_picture_of_a_hundred_megapixels_is_skipped_unread(
+    class_folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its header says enough; decoded it would take 300 MB in each thread."""
+    name = folder(class_folders).train[0].name
+    Image.new("1", (10_000, 10_000)).save(class_folders / name)
+    with caplog.at_level(logging.WARNING):
+        assert len(load_split(folder(class_folders), "train", PREPROCESS)) == 13
+    assert f"skipped {name}: the image is 10000 x 10000 pixels; the limit is 50,000,000" in caplog.text

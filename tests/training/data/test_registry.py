@@ -8,14 +8,28 @@ from pathlib import Path
 import pytest
 
 from pgn.errors import UsageError
-from training.data.registry import open_dataset, open_datasets
+from training.data.registry import NAMES, open_dataset, open_datasets
 
 
-@pytest.mark.parametrize("spec", ["digit", "folder:", "zip:x.zip", ""])
-def test_an_unknown_spec_lists_the_choices(spec: str) -> None:
+@pytest.mark.parametrize("spec", ["folder:", "zip:x.zip", ""])
+def test_an_unknown_spec_says_where_the_names_are(spec: str) -> None:
     """A slip costs one look at the message."""
-    with pytest.raises(UsageError, match=r"choose from digits, fashion-mnist, folder:PATH, tar:PATH"):
+    with pytest.raises(UsageError, match=r"`pgn data list` has all names; also folder:PATH, tar:PATH, csv:PATH"):
         open_dataset(spec, Path("data"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"), [("digit", "digits"), ("CIFAR-100", "cifar100"), ("oxford_pets", "oxford-pets")]
+)
+def test_a_name_that_is_nearly_right_is_suggested(spec: str, meant: str) -> None:
+    """Everyone writes these names a little differently."""
+    with pytest.raises(UsageError, match=rf"did you mean {meant}\b"):
+        open_dataset(spec, Path("data"))
+
+
+def test_no_two_sets_share_a_name() -> None:
+    """The names of the sets at hand and of the public ones are one list."""
+    assert len(NAMES) == len(set(NAMES)) == 2 + 12 + 5 + 5 + 19
 
 
 def test_a_limit_counts_each_class() -> None:
@@ -30,3 +44,15 @@ def test_no_spec_at_all_is_refused() -> None:
     """As a library call; the command line asks for one anyway."""
     with pytest.raises(UsageError, match="give at least one --dataset"):
         open_datasets([], Path("data"))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["cifar10", "flowers102", "pets3"])
+def test_a_tar_of_the_reference_data_keeps_its_splits(name: str, shared: Path) -> None:
+    """What lies in the tar is what its card says."""
+    import json
+
+    card = json.loads((shared / "data" / f"{name}.json").read_text())
+    found = open_dataset(f"tar:{shared / 'data' / name}.tar", Path("data"))
+    assert found.classes == tuple(card["classes"])
+    assert {split: len(found.split(split)) for split in ("train", "val", "test")} == card["counts"]

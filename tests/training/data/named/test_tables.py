@@ -1,0 +1,38 @@
+"""The page of data sets is written from the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.data.digits import digits
+from training.data.named.catalogue import CATALOGUE
+from training.data.named.tables import overview, with_tables
+
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "data-sets.md"
+
+
+def test_the_page_is_what_the_catalogue_says() -> None:
+    """`make docs` writes it anew; a changed table without it fails here."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_tables(page) == page
+    assert all(f"| `{name}` |" in page for name in CATALOGUE)
+
+
+def test_the_page_has_the_true_numbers_of_digits() -> None:
+    """They stand in the page by hand, as the set is no file of ours."""
+    found = digits()
+    assert f"| {len(found.train):,} | {len(found.val)} | {len(found.test)} |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_overview_tells_what_is_at_hand(tmp_path: Path) -> None:
+    """Whoever looks for a name also sees where its files are."""
+    (tmp_path / "oxford_pets").mkdir()
+    lines = overview(tmp_path).splitlines()
+    assert len(lines) == len(CATALOGUE) + 2
+    assert [line for line in lines if "; in " in line] == [
+        next(
+            line
+            for line in lines
+            if line.startswith("oxford-pets ") and line.endswith(f"in {tmp_path / 'oxford_pets'}")
+        )
+    ]

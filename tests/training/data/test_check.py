@@ -1,0 +1,133 @@
+"""A look at a data set before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgn.cli import main
+from tests.toys import make_images
+from training.data.check import check
+
+
+@pytest.fixture
+def split_folders(tmp_path: Path) -> Path:
+    """Two classes; four, one and two images of each in train, val and test, all different."""
+    root = tmp_path / "pets"
+    images = iter(make_images(14))
+    for split, count in (("train", 4), ("val", 1), ("test", 2)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                (root / split / name / f"{number}.png").write_bytes(next(images))
+    return root
+
+
+def _run(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pgn", "data", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+    return int(exit_info.value.code or 0)
+
+
+def test_every_split_and_class_is_counted(split_folders: Path) -> None:
+    """What the trainer will see, before it sees it."""
+    report = check(f"folder:{split_folders}", Path())
+    assert report.counts == {name: {"train": 4, "val": 1, "test": 2} for name in ("cat", "dog")}
+    assert report.total == {"train": 8, "val": 2, "test": 4}
+    assert not report.shared
+    assert not report.repeated
+
+
+def test_a_picture_in_two_splits_is_named_with_both_places(split_folders: Path) -> None:
+    """A test image that was learned from is no test."""
+    shutil.copy(split_folders / "train/cat/3.png", split_folders / "test/cat/renamed.png")
+    (group,) = check(f"folder:{split_folders}", Path()).shared
+    assert [str(place) for place in group] == ["train/cat/3.png (train)", "test/cat/renamed.png (test)"]
+
+
+def test_the_same_pixels_in_another_file_format_are_the_same_picture(split_folders: Path) -> None:
+    """A digest of the file would miss a copy that was only saved anew."""
+    from PIL import Image
+
+    Image.open(split_folders / "train/dog/0.png").save(split_folders / "val/dog/copy.bmp")
+    assert len(check(f"folder:{split_folders}", Path()).shared) == 1
+
+
+def test_a_picture_twice_in_one_split_is_reported_apart(split_folders: Path) -> None:
+    """It wastes a little and spoils nothing; two classes for one picture are said."""
+    shutil.copy(split_folders / "train/cat/3.png", split_folders / "train/dog/copy.png")
+    report = check(f"folder:{split_folders}", Path())
+    assert not report.shared
+    assert "train/cat/3.png (train) = train/dog/copy.png (train); classes differ: cat, dog" in report.table()
+
+
+def test_an_unreadable_image_is_named_with_its_reason(split_folders: Path) -> None:
+    """Training would skip it with the same words."""
+    (split_folders / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (((place, reason),)) = check(f"folder:{split_folders}", Path()).unreadable
+    assert (str(place), "cannot be decoded" in reason) == ("train/cat/0.png (train)", True)
+
+
+def test_the_table_names_the_smallest_and_the_largest_class(split_folders: Path) -> None:
+    """Class balance, split by split; a class without an image stands out as 0."""
+    for number, data in enumerate(make_images(3, seed=9)):
+        (split_folders / f"train/dog/more{number}.png").write_bytes(data)
+    shutil.rmtree(split_folders / "test/cat")
+    table = check(f"folder:{split_folders}", Path()).table()
+    assert "train: from 4 (cat) to 7 (dog) images a class" in table
+    assert "val: every class has 1" in table
+    assert "test: from 0 (cat) to 2 (dog) images a class" in table
+
+
+def test_a_long_list_of_classes_is_cut_in_the_table_only(tmp_path: Path) -> None:
+    """A thousand lines hide the findings below them."""
+    image = make_images(1)[0]
+    for number in range(60):
+        for copy in range(3):
+            path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+    report = check(f"folder:{tmp_path / 'many'}", Path())
+    assert "... and 10 more classes" in report.table()
+    assert len(report.to_dict()["counts"]) == 60
+
+
+def test_a_partial_copy_of_a_public_set_is_seen(tmp_path: Path) -> None:
+    """Its numbers could not be compared with anyone's."""
+    folder = tmp_path / "eurosat"
+    rows = [[f"{name}/{n}.png", label, name] for label, name in enumerate(("River", "Forest")) for n in range(3)]
+    for (path, _, _), data in zip(rows, make_images(6), strict=True):
+        (folder / "2750" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "2750" / path).write_bytes(data)
+    split = {"train": rows[::3], "val": rows[1::3], "test": rows[2::3]}
+    (folder / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
+    report = check("eurosat", tmp_path)
+    assert report.published == {"classes": (10, 2), "train": (13500, 2), "val": (5400, 2), "test": (8100, 2)}
+    assert "published train: 13,500, found 2" in report.table()
+
+
+def test_the_command_fails_only_if_splits_share_a_picture(
+    split_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script stops before it trains on its test images; a picture twice in train is no reason to."""
+    shutil.copy(split_folders / "train/cat/3.png", split_folders / "train/cat/again.png")
+    assert _run("check", f"folder:{split_folders}") == 0
+    assert "pictures repeated within a split: 1" in capsys.readouterr().out
+    shutil.copy(split_folders / "train/cat/0.png", split_folders / "val/cat/again.png")
+    assert _run("check", "digits", f"folder:{split_folders}", "--json") == 1
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["dataset"], first["shared"]) == ("digits", [])
+    assert [place["split"] for place in second["shared"][0]] == ["train", "val"]
+
+
+def test_the_list_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """What --dataset takes."""
+    assert _run("list") == 0
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{out}" for name in ("digits", "fashion-mnist", "cifar100", "vtab-norb-azimuth"))

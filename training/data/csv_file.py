@@ -1,0 +1,56 @@
+"""A CSV file that lists images: columns `path` and `label`, and `split` where the splits are given."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+from pgn.errors import DataInvalid
+from training.data.dataset import SPLITS, Dataset, SplitName
+from training.data.labelled import Labelled, dataset_from_splits
+from training.data.reading import read_file
+
+_EXPECTED = "expected a first line `path,label` or `path,label,split`, then one image a line"
+
+
+def csv_file(path: Path) -> Dataset:
+    """The images that the CSV at `path` lists; their paths are relative to the folder of the CSV.
+
+    Without the column `split`, validation and test are drawn; with it, each row says train, val or test.
+
+    Raises:
+        DataInvalid: No such file, not such a CSV, a row without path or label, a split of another name, an image
+            listed twice, or what `dataset_from_splits` raises.
+    """
+    splits: dict[SplitName, list[Labelled]] = {}
+    lines: dict[str, int] = {}
+    for line, row in _rows(path):
+        file, label, split = (row.get(column, "").strip() for column in ("path", "label", "split"))
+        split = split if "split" in row else "train"
+        if not file or not label:
+            raise DataInvalid(f"{path}, line {line}: path or label is empty", hint=_EXPECTED)
+        if split not in SPLITS:
+            raise DataInvalid(f"{path}, line {line}: the split is {split!r}", hint="write train, val or test")
+        if file in lines:
+            raise DataInvalid(
+                f"{path}: {file} is listed twice, in lines {lines[file]} and {line}",
+                hint="list each image once: with two labels or in two splits it would spoil the result",
+            )
+        lines[file] = line
+        splits.setdefault(split, []).append(Labelled(file, label, partial(read_file, path.parent / file)))
+    return dataset_from_splits(path.stem, str(path), splits, expected=_EXPECTED)
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+            reader = csv.DictReader(file, restval="", strict=True)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise DataInvalid(f"{path} has no columns `path` and `label`", hint=_EXPECTED)
+            return [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a CSV file: csv:FILE") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataInvalid(f"{path} is no CSV file: {error}", hint=_EXPECTED) from error
