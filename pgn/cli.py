@@ -25,8 +25,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-backbone_app = typer.Typer(help="Frozen backbones: list, fetch.", no_args_is_help=True)
+backbone_app = typer.Typer(help="Frozen backbones: list, fetch, quantise.", no_args_is_help=True)
 app.add_typer(backbone_app, name="backbone", rich_help_panel=STORE)
+data_app = typer.Typer(help="Data sets: list, check.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
 
 Store = Annotated[Path | None, typer.Option("--store", help="Folder of the model store (PGN_STORE; model_store).")]
 TorchserveConfig = Annotated[
@@ -38,49 +40,95 @@ ArchivesFolder = Annotated[Path | None, typer.Option(help="Built by `pgn archive
 @app.command(rich_help_panel=TRAIN)
 def train(
     dataset: Annotated[
-        list[str], typer.Option(help="digits, fashion-mnist, folder:DIR or tar:FILE; several times for a union.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
-    method: Annotated[Literal["pgn", "iip"], typer.Option(help="PGN, or input-independent prompts.")] = "pgn",
+        list[str] | None,
+        typer.Option(help="Name of `pgn data list`, folder:DIR, tar:FILE or csv:FILE; several for a union."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command resumes it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of options; flags go before it.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Options that come with the project: paper or small.")] = None,
+    method: Annotated[str | None, typer.Option(help="pgn, or another of docs/methods.md to compare with.")] = None,
     name: Annotated[str | None, typer.Option(help="Name to serve it under; by default the data set's.")] = None,
     backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT.")] = None,
     head: Annotated[
         Literal["linear", "text", "prototypes"] | None,
-        typer.Option(help="Trained linear head, or fixed class embeddings: CLIP's texts or class means."),
+        typer.Option(help="Linear head, or class embeddings: CLIP's texts or class means."),
+    ] = None,
+    train_head: Annotated[
+        bool | None,
+        typer.Option("--train-head/--fixed-head", help="By default a linear head learns, class embeddings stay."),
     ] = None,
     template: Annotated[str | None, typer.Option(help="Class text for --head text, e.g. 'a photo of a {}'.")] = None,
     seed: int | None = None,
     num_prompts: Annotated[int | None, typer.Option(help="K, prompts an image.")] = None,
     library_size: Annotated[int | None, typer.Option(help="N, tokens in the library.")] = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a micro-batch, by default of a step.")] = None,
     library_rate: Annotated[float | None, typer.Option(help="Learning rate of the library or the prompts.")] = None,
     encoder_rate: Annotated[float | None, typer.Option(help="Learning rate of the image encoder.")] = None,
     head_rate: Annotated[float | None, typer.Option(help="Learning rate of the linear head.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Micro-batches of a step; by default 1 a process.")] = None,
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="AdamW, or SGD with momentum 0.9.")] = None,
+    schedule: Annotated[
+        Literal["cosine", "paper"] | None, typer.Option(help="A rate for each step, or the paper's for each epoch.")
+    ] = None,
     weight_decay: float | None = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Longest gradient; longer ones are scaled down.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without better validation.")] = None,
+    augment: Annotated[
+        Literal["small", "paper", "none"] | None, typer.Option(help="Shift and flip, the paper's colours, or nothing.")
+    ] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rates rise.")] = None,
     shift: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the side.")] = None,
     keep: Annotated[float | None, typer.Option(help="Share of an image's patches that a step sees.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror at random; by default if the set allows it.")] = None,
     limit: Annotated[int | None, typer.Option(help="Most training images of a class.")] = None,
     limit_val: Annotated[int | None, typer.Option(help="Most validation images of a class.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Share of the training images of each class.")] = None,
+    start_from: Annotated[
+        list[Path] | None, typer.Option(help="Bundle or run to go on from; several times, the later over the earlier.")
+    ] = None,
+    encoder: Annotated[
+        Literal["resnet10", "resnet18", "mlp"] | None, typer.Option(help="The generator's image encoder.")
+    ] = None,
     encoder_width: Annotated[int | None, typer.Option(help="Channels of the encoder's first layer.")] = None,
     input_size: Annotated[int | None, typer.Option(help="Side in pixels of what the encoder sees.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side in pixels of the centre that --encoder mlp sees.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden width of --encoder mlp and --projection mlp.")] = None,
+    projection: Annotated[
+        Literal["linear", "mlp"] | None, typer.Option(help="From the encoder's features to the mixture.")
+    ] = None,
+    library: Annotated[
+        Literal["latent", "rgb", "none"] | None, typer.Option(help="Tokens, patches of pixels, or no library at all.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="vp: width of the frame in pixels.")] = None,
+    frame_std: Annotated[float | None, typer.Option(help="vp: standard deviation of its start.")] = None,
+    prompt_dropout: Annotated[float | None, typer.Option(help="vpt-deep, vapt: share dropped in training.")] = None,
+    vapt_kernel: Annotated[int | None, typer.Option(help="vapt: side of its convolution in patches.")] = None,
+    vapt_rank: Annotated[int | None, typer.Option(help="vapt: width of its bottleneck.")] = None,
+    tower_rate: Annotated[float | None, typer.Option(help="full: learning rate of the ViT's weights.")] = None,
     bf16: Annotated[bool | None, typer.Option(help="Frozen ViT in bfloat16 while training.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Have torch compile the frozen ViT's blocks.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie or are put.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where features of the plain ViT are kept.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")] = None,
 ) -> None:
     """Train a PGN on a data set and write its bundle. What is not given follows from the number of images."""
     given = dict(locals())
-    from training.config import plan
+    watched = {name: given.pop(name) for name in ("tensorboard", "metrics_port")}
+    from training.config import is_first_process, plan
+    from training.config_file import gather_options
     from training.loop import train as run
 
-    print(run(plan(given.pop("dataset"), given.pop("out"), **given)))
+    options = gather_options(given, file=given.pop("config"), recipe=given.pop("recipe"))
+    path = run(plan(**options), **watched)
+    if is_first_process():
+        print(path)
 
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    trained: Annotated[Path, typer.Argument(help="A bundle file, or the folder of a finished run.")],
     dataset: Annotated[
         list[str] | None, typer.Option(help="Images to ask; by default those it was trained on.")
     ] = None,
@@ -90,14 +138,53 @@ def evaluate(
     iip: Annotated[Path | None, typer.Option(help="A bundle of input-independent prompts to stand beside it.")] = None,
     train_iip: Annotated[bool, typer.Option("--train-iip", help="Train those now, with equal epochs.")] = False,
 ) -> None:
-    """Top-1, top-5 and confusion matrix of a bundle, beside a linear probe on the same frozen features."""
+    """Top-1, top-5 and confusion matrix of a bundle or run, beside a linear probe on the same frozen features."""
     from training.evaluate import evaluate as run
 
-    folder = out or bundle.parent / "evaluation"
+    folder = out or (trained if trained.is_dir() else trained.parent) / "evaluation"
     specs = tuple(dataset) if dataset else None
-    report = run(bundle, out=folder, backbone=backbone, dataset=specs, split=split, iip=iip, train_iip=train_iip)
+    report = run(trained, out=folder, backbone=backbone, dataset=specs, split=split, iip=iip, train_iip=train_iip)
     print(report.table())
     print(f"confusion matrix: {folder / 'confusion.png'}")
+
+
+@app.command(rich_help_panel=TRAIN)
+def compare(
+    grid: Annotated[str, typer.Argument(help="A TOML file (docs/compare.md), or the name of a shipped grid.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of cells and tables; by default runs/<name>.")] = None,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="PGN_DATA_DIR", help="Stands for {data} in specs; holds named sets.")
+    ] = Path("data"),
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop then; the same command goes on.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="N/M", help="Run the N-th of M parts of the cells.")] = None,
+    cell: Annotated[
+        int | None, typer.Option(min=0, envvar="JOB_COMPLETION_INDEX", help="Run this cell alone, counted from 0.")
+    ] = None,
+    list_cells: Annotated[bool, typer.Option("--list", help="Print the cells and how far they are; run none.")] = False,
+    gather: Annotated[bool, typer.Option("--gather", help="Only write the tables of what is finished.")] = False,
+) -> None:
+    """Run methods x sets x seeds from one TOML file and write their table, CSV files and plot."""
+    from training.compare import command
+
+    if list_cells:
+        print(command.list_cells(grid, out))
+    else:
+        print(command.compare(grid, out, data_dir, minutes=minutes, only=only, index=cell, run=not gather))
+
+
+@app.command(rich_help_panel=TRAIN)
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of finished runs, and bundle files.")],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT, if it has moved.")] = None,
+    split: Annotated[Literal["test", "val", "train"], typer.Option(help="Images to look into.")] = "test",
+    title: Annotated[str | None, typer.Option(help="Of the page; by default the names of the data sets.")] = None,
+) -> None:
+    """One self-contained HTML page: results, curves, mistakes, calibration, prompts and attention."""
+    from training.report.page import write_page
+
+    write_page(paths, out, backbone=backbone, split=split, title=title)
+    print(out)
 
 
 @app.command(rich_help_panel=SERVE)
@@ -162,6 +249,35 @@ def predict(
                 else:
                     line = "  ".join(f"{each.label} {each.probability:.1%}" for each in result.predictions)
                     print(f"{image}  {result.dataset}: {line}")
+
+
+@app.command(rich_help_panel=SERVE)
+def invert(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    out: Annotated[Path, typer.Option(help="The prompted image: .png in 8 bits, or .npy in floating point.")],
+    dataset: Annotated[str | None, typer.Option(help="Data set whose PGN writes the prompts.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle file, in place of a served data set.")] = None,
+    store: Store = None,
+) -> None:
+    """Write the prompts of an image into the image itself, as rows of pixels below it; the frozen ViT reads them."""
+    from pgn.bundle import read_bundle
+    from pgn.index import read_index
+    from pgn.method.backbone import load_backbone
+    from pgn.method.predictor import Predictor
+    from pgn.method.prompted_image import write_prompted
+    from pgn.store.local import LocalStore
+
+    if (dataset is None) == (bundle is None):
+        raise UsageError("give one of --dataset and --bundle")
+    found = LocalStore(load_settings(store=store).store)
+    if bundle is not None:
+        opened = read_bundle(bundle)
+    else:
+        index = read_index(found.root)
+        opened = found.read(str(dataset), index.main_version(str(dataset)), backbone=index.backbone)
+    backbone = load_backbone(found.backbone_folder(opened.manifest.backbone.digest))
+    for line in write_prompted(Predictor(backbone, opened), image, out).lines():
+        print(line)
 
 
 @app.command(rich_help_panel=STORE)
@@ -236,6 +352,44 @@ def fetch_backbone(
     from training.backbones.clip import fetch_clip
 
     print(f"{out}  {fetch_clip(model, pretrained, out, activation=activation)[:16]}")
+
+
+@backbone_app.command("quantise")
+def quantise_backbone(
+    folder: Annotated[Path, typer.Argument(help="Backbone folder with float weights.")],
+    out: Annotated[Path, typer.Option(help="Backbone folder to make.")],
+) -> None:
+    """Make a backbone folder whose linear layers are int8: a quarter of the memory, and a backbone of its own."""
+    from training.backbones.quantise import quantise_folder
+
+    print(f"{out}  {quantise_folder(folder, out)[:16]}")
+
+
+@data_app.command("list")
+def list_data(
+    data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
+) -> None:
+    """List the public sets that --dataset takes by name, and which of them are at hand."""
+    from training.data.named.tables import overview
+
+    print(overview(data_dir))
+
+
+@data_app.command("check")
+def check_data(
+    specs: Annotated[list[str], typer.Argument(help="Names, or folder:DIR, tar:FILE, csv:FILE.")],
+    data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything.")] = False,
+) -> None:
+    """Count images by split and class, and name what cannot be read or is there twice; 1 if splits share a picture."""
+    from training.data.check import check
+
+    reports = []
+    for spec in specs:
+        reports.append(check(spec, data_dir))
+        print(json.dumps(reports[-1].to_dict()) if as_json else reports[-1].table())
+    if any(report.shared for report in reports):
+        raise typer.Exit(1)
 
 
 def _version(wanted: bool) -> None:

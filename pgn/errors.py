@@ -266,6 +266,13 @@ class DiskFull(SetupError):
     default_hint = "free some room and run the same command again; what was complete is kept"
 
 
+class OutOfMemory(SetupError):
+    """The device or the machine has too little memory for what was asked."""
+
+    code = "setup.out_of_memory"
+    default_hint = "free some memory, or ask for less at once"
+
+
 class DataInvalid(SetupError):
     """A folder, tar or list of images cannot be trained on."""
 

@@ -5,16 +5,20 @@ The command line's flags are the fields' names; `command` writes a config back a
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pgn.bundle import NAME_PATTERN
 from pgn.errors import UsageError
+from training.data.dataset import Dataset
 from training.data.registry import open_datasets
+
+OFF_FLAGS = {"train_head": "--fixed-head"}  # where it is not --no-...
 
 
 class Recipe(BaseModel):
@@ -28,7 +32,7 @@ class Recipe(BaseModel):
     num_prompts: int = Field(8, ge=1, le=4096, description="K; fills image rows if a multiple of the backbone's grid")
     library_size: int = Field(64, ge=1, le=65536, description="N tokens in the library")
     epochs: int = Field(10, ge=1)
-    batch_size: int = Field(32, ge=2)
+    batch_size: int = Field(32, ge=2, description="images of a micro-batch; a step has `accumulate` of them")
     library_rate: float = Field(1e-2, gt=0, description="learning rate of the token library, or of the free prompts")
     encoder_rate: float = Field(2e-3, gt=0, description="learning rate of the image encoder and its logits")
     head_rate: float = Field(1e-3, gt=0, description="learning rate of the head")
@@ -40,26 +44,55 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: tuple[str, ...] = Field(min_length=1, description="what `open_dataset` reads; several make a union")
-    method: Literal["pgn", "iip"] = "pgn"
+    method: str = Field("pgn", description="a key of training.methods.METHODS")
     out: Path
     name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the bundle, if not the data set's")
     data_dir: Path = Path("data")
     backbone: Path = Path("model_store/backbones/pgn-vit-128")
     cache: Path = Field(Path(".cache/features"), description="where features of the unprompted backbone are kept")
-    head: Literal["linear", "text", "prototypes"] = "linear"
     template: str | None = Field(None, description="class text for the head `text`, if not the data set's")
     seed: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1, description="most training images of a class")
     limit_val: int | None = Field(None, ge=1, description="most validation images of a class")
+    fraction: float | None = Field(None, gt=0, le=1, description="share of the training images of each class")
     recipe: Recipe = Recipe()
-    encoder_width: int = Field(16, ge=1, le=1024)
+    # Options of the methods, with defaults that suit the rest.
+    head: Literal["linear", "text", "prototypes"] = Field("linear", description="by default the method's usual one")
+    train_head: bool | None = Field(None, description="by default a linear head learns, class embeddings stay")
+    start_from: tuple[Path, ...] = Field((), description="pgn, iip: bundles or runs to go on from")
+    encoder: Literal["resnet10", "resnet18", "mlp"] = "resnet10"
+    encoder_width: int = Field(16, ge=1, le=1024, description="channels of resnet10's first layer")
     input_size: int = Field(64, ge=32, description="side in pixels of what the encoder sees")
+    crop: int = Field(32, ge=1, description="side in pixels of the centre that the encoder mlp sees")
+    hidden: int = Field(256, ge=1, le=65536, description="width of the hidden layer of an mlp, encoder or projection")
+    projection: Literal["linear", "mlp"] = Field("linear", description="from the encoder's features to the mixture")
+    library: Literal["latent", "rgb", "none"] = Field("latent", description="tokens, patches of pixels, or none")
+    frame: int | None = Field(None, ge=1, description="vp: width in pixels, by default the paper's share of the side")
+    frame_std: float = Field(0.0, ge=0, description="vp: standard deviation of the start; the paper's is 1")
+    prompt_dropout: float = Field(0.1, ge=0, lt=1, description="vpt-deep, vapt: share of values dropped in training")
+    vapt_kernel: int = Field(2, ge=1, description="vapt: side of the convolution in patches")
+    vapt_rank: int = Field(8, ge=1, description="vapt: width of the bottleneck")
+    tower_rate: float = Field(5e-5, gt=0, description="full: learning rate of the ViT's own weights")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
+    schedule: Literal["cosine", "paper"] = Field("cosine", description="a rate for each step, or one for an epoch")
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rates rise")
+    accumulate: int = Field(1, ge=1, description="micro-batches of a step, shared among the processes there are")
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient; longer ones are scaled down")
+    patience: int | None = Field(None, ge=1, description="epochs without a better validation before training stops")
+    augment: Literal["small", "paper", "none"] = Field("small", description="how training images are changed")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool | None = Field(None, description="mirror at random; by default if the data set allows it")
     keep: float = Field(0.5, gt=0, le=1, description="share of the patches that a training step sees")
     bf16: bool = Field(True, description="frozen tower in bfloat16 while training; evaluation is always float32")
+    compile: bool = Field(False, description="have torch compile the frozen tower's blocks")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_fit_the_method(cls, given: dict[str, Any]) -> dict[str, Any]:
+        from training.methods import check_options  # the methods' files import torch, and read this one's types
+
+        return check_options(given)
 
 
 def defaults_for(num_images: int) -> Recipe:
@@ -68,6 +101,22 @@ def defaults_for(num_images: int) -> Recipe:
         if num_images < below:
             return Recipe(epochs=epochs)
     return Recipe(epochs=4)
+
+
+def open_images(config: TrainConfig) -> Dataset:
+    """The config's data set, or the union of several, as large as the config wants it; nothing is decoded yet."""
+    limits = {"limit": config.limit, "limit_val": config.limit_val, "fraction": config.fraction}
+    return open_datasets(config.dataset, config.data_dir, **limits)
+
+
+def num_processes() -> int:
+    """How many processes work on this run: as many as `torchrun` started, or this one alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def plan(dataset: Sequence[str], out: Path, **given: Any) -> TrainConfig:
@@ -82,11 +131,11 @@ def plan(dataset: Sequence[str], out: Path, **given: Any) -> TrainConfig:
         UsageError: A value makes no sense; the message names every such field.
         DataInvalid: The images cannot be trained on.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {"accumulate": num_processes()} | {name: value for name, value in given.items() if value is not None}
     recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
     try:
         config = TrainConfig(dataset=tuple(dataset), out=out, **given)
-        images = open_datasets(config.dataset, config.data_dir, limit=config.limit, limit_val=config.limit_val)
+        images = open_images(config)
         defaults = defaults_for(len(images.train)).model_dump()
         return config.model_copy(update={"recipe": Recipe(**{**defaults, **recipe})})
     except ValidationError as error:
@@ -105,8 +154,8 @@ def command(config: TrainConfig) -> str:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
+            words.append(flag if value else OFF_FLAGS.get(name, flag.replace("--", "--no-", 1)))
         else:
             for item in value if isinstance(value, list) else [value]:
-                words += [flag, f"{item:g}" if isinstance(item, float) else str(item)]
+                words += [flag, str(item)]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""A bundle on a split it was not trained on, beside the linear probe and input-independent prompts.
+"""A bundle or a run on a split it was not trained on, beside the linear probe and input-independent prompts.
 
 All three see the same frozen backbone and the same images. The probe is fitted as in training: on the training
 images, its C chosen on validation.
@@ -16,18 +16,19 @@ from torch import Tensor
 
 from pgn.bundle import Bundle, read_bundle, write_atomically
 from pgn.errors import UsageError
-from pgn.method.backbone import FrozenBackbone
 from pgn.method.predictor import Predictor
-from training.config import TrainConfig
+from training.config import TrainConfig, open_images
 from training.curves import save_figure
 from training.data.dataset import SplitName
 from training.data.images import Images, load_split
 from training.disk import clear_disk_errors
+from training.export import WEIGHTS_FILE, load_weights
 from training.features import EVAL_BATCH, plain_features
 from training.loop import train
-from training.run import as_json
-from training.scores import Scores, score
-from training.setting import prepare
+from training.result import read_result
+from training.run import as_json, config_of_run
+from training.scores import Scores, logits_of, score
+from training.setting import Setting, prepare
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Report:
     """What an evaluation found.
 
     Attributes:
-        bundle: Name of the bundle's file.
+        bundle: Name of the bundle's file, or of the run's folder if its method is not served.
         split: Which images were asked.
         classes: Class names, in the order of the confusion matrix.
-        scores: By method: the bundle's own first, then "linear probe", then "iip" where there is one.
+        scores: By method: its own first, then "linear probe", then "iip" where there is one.
         confusion: (C, C) counts; row is the true class, column the answer.
     """
 
@@ -76,7 +77,7 @@ class Report:
 
 
 def evaluate(
-    bundle: Path,
+    trained: Path,
     *,
     out: Path,
     backbone: Path | None = None,
@@ -85,10 +86,10 @@ def evaluate(
     iip: Path | None = None,
     train_iip: bool = False,
 ) -> Report:
-    """Score a bundle; also writes evaluation.json and confusion.png into `out`.
+    """Score a bundle or a run; also writes evaluation.json and confusion.png into `out`.
 
     Args:
-        bundle: The bundle's file.
+        trained: A bundle's file, or the folder of a finished run of any method.
         out: Folder for the results.
         backbone: Folder of the backbone; by default the one it was trained on.
         dataset: Specs of the images; by default those it was trained on. The class names have to be the same.
@@ -97,29 +98,34 @@ def evaluate(
         train_iip: Train those now, with the same settings and as many epochs, into `out`/iip.
 
     Raises:
-        UsageError: The bundle does not say how it was trained, or the data set has other classes.
+        UsageError: The run has not ended, the bundle does not say how it was trained, or the data set has other
+            classes.
         PgnError: What reading bundle, backbone and images raises.
     """
-    opened = read_bundle(bundle)
-    setting = prepare(_config(opened, out, backbone, dataset))
-    if setting.dataset.classes != opened.manifest.classes:
+    if trained.is_dir():
+        trained = _file_of_run(trained)
+    bundle = None if trained.name == WEIGHTS_FILE else read_bundle(trained)
+    config = _config_of_bundle(bundle) if bundle else config_of_run(trained.parent)
+    known = bundle.manifest.classes if bundle else open_images(config).classes
+    given = {"out": out, "backbone": backbone, "dataset": dataset}
+    setting = prepare(config.model_copy(update={name: value for name, value in given.items() if value}))
+    if setting.dataset.classes != known:
         raise UsageError(
-            f"the images have the classes {', '.join(setting.dataset.classes)}, "
-            f"the bundle knows {', '.join(opened.manifest.classes)}",
+            f"the images have the classes {', '.join(setting.dataset.classes)}, the bundle knows {', '.join(known)}",
             hint="give the --dataset that the bundle was trained on",
         )
     images = load_split(setting.dataset, split, setting.backbone.spec.preprocess)
     if train_iip:
         iip = train(setting.config.model_copy(update={"method": "iip", "out": out / "iip"}))
-    answers = _log_probabilities(setting.backbone, opened, images)
+    answers = _log_probabilities(setting, bundle, images) if bundle else _logits(setting, trained, images)
     rows = {
-        opened.manifest.method: answers,
+        config.method: answers,
         "linear probe": setting.probe.head()(plain_features(setting.backbone, images, setting.config.cache)),
-        **({"iip": _log_probabilities(setting.backbone, read_bundle(iip), images)} if iip else {}),
+        **({"iip": _log_probabilities(setting, read_bundle(iip), images)} if iip else {}),
     }
     sources = setting.dataset.class_sources
     report = Report(
-        bundle=bundle.name,
+        bundle=trained.name if bundle else trained.parent.name,
         split=split,
         classes=setting.dataset.classes,
         scores={name: score(values, images.labels, sources) for name, values in rows.items()},
@@ -132,20 +138,31 @@ def evaluate(
     return report
 
 
-def _config(bundle: Bundle, out: Path, backbone: Path | None, dataset: tuple[str, ...] | None) -> TrainConfig:
+def _file_of_run(folder: Path) -> Path:
+    result = read_result(folder)
+    if result is None:
+        raise UsageError(f"{folder} holds no finished run", hint="give a bundle's file, or the --out of `pgn train`")
+    return folder / (result.bundle or result.weights or "")
+
+
+def _config_of_bundle(bundle: Bundle) -> TrainConfig:
     try:
-        config = TrainConfig.model_validate(bundle.manifest.training["config"])
+        return TrainConfig.model_validate(bundle.manifest.training["config"])
     except (KeyError, ValueError) as error:
         raise UsageError(
             f"bundle {bundle.version} does not say how it was trained", hint="evaluate one made by `pgn train`"
         ) from error
-    given = {"backbone": backbone, "dataset": dataset}
-    return config.model_copy(update={"out": out} | {name: value for name, value in given.items() if value})
 
 
-def _log_probabilities(backbone: FrozenBackbone, bundle: Bundle, images: Images) -> Tensor:
+def _logits(setting: Setting, weights: Path, images: Images) -> Tensor:
+    """(M, C) of the trained model in that file."""
+    model = load_weights(setting, weights)
+    return logits_of(setting.backbone, model.adapter, model.head.plain(), images)
+
+
+def _log_probabilities(setting: Setting, bundle: Bundle, images: Images) -> Tensor:
     """(M, C), by the in-process twin of what is served."""
-    predictor = Predictor(backbone, bundle)
+    predictor = Predictor(setting.backbone, bundle)
     parts = torch.arange(len(images)).split(EVAL_BATCH)
     rows = torch.cat([predictor.probabilities(images.pixels(part)).cpu() for part in parts])
     return rows.clamp(min=1e-30).log()

@@ -1,4 +1,4 @@
-"""From a trained model to its bundle: calibration on validation, one look at the test split, manifest."""
+"""From a trained model to its files: one look at the test split, calibration on validation, bundle or weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from pgn import __version__
-from pgn.bundle import BackboneRef, Manifest, write_bundle
+from pgn.bundle import BackboneRef, Manifest, write_atomically, write_bundle
+from pgn.errors import ArtefactError, one_line
 from pgn.method.generator import Generator, PromptGenerator
 from pgn.method.head import Head
 from training.calibration import UNKNOWN_PERCENTILE, fit_temperature, unknown_threshold
@@ -20,63 +24,115 @@ from training.config import command
 from training.data.images import load_split
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH, plain_features
+from training.heads import start_head
+from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
 from training.model import AdaptedClassifier
+from training.result import RunResult, backbone_parameters, count_parameters
 from training.run import Progress
-from training.scores import Scores, logits_of, score
+from training.scores import logits_of, score
 from training.setting import Setting
 
+WEIGHTS_FILE = "weights.safetensors"
 
-def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Path:
-    """Write the bundle of `model`, which carries its best epoch's weights, into the run's folder."""
-    assert isinstance(model.adapter, PromptedAdapter)
-    generator, head = model.adapter.generator, model.head.plain()
+
+def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> RunResult:
+    """Score `model`, which carries its best epoch's weights, and write its bundle or weights into the run's folder."""
+    config, method, head = setting.config, METHODS[setting.config.method], model.head.plain()
+    test = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
+    sources = setting.dataset.class_sources
     logits = logits_of(setting.backbone, model.adapter, head, setting.val)
-    temperature = fit_temperature(logits, setting.val.labels)
+    tested = logits_of(setting.backbone, model.adapter, head, test)
+    probed = setting.probe.head()(plain_features(setting.backbone, test, config.cache))
+    adapted = count_parameters(p for group in method.groups(model.adapter, config) for p in group["params"])
+    result = RunResult(
+        method=config.method,
+        dataset=config.name or setting.dataset.name,
+        specs=[*config.dataset],
+        seed=config.seed,
+        bundle=None,
+        weights=None if method.served else WEIGHTS_FILE,
+        reach=method.reach,
+        input_only=method.reach == "input",
+        served=method.served,
+        trained_parameters=adapted + count_parameters(p for p in model.head.parameters() if p.requires_grad),
+        adapted_parameters=adapted,
+        backbone_parameters=backbone_parameters(setting.backbone),
+        classes=len(setting.dataset.classes),
+        split_sizes={"train": len(setting.train), "val": len(setting.val), "test": len(test)},
+        epochs=len(progress.history),
+        best_epoch=progress.best_epoch,
+        seconds=round(sum(record["seconds"] for record in progress.history), 1),
+        val=score(logits, setting.val.labels, sources).brief(),
+        test=score(tested, test.labels, sources).brief(),
+        linear_probe={
+            "C": setting.probe.strength,
+            "val": setting.probe_val.brief(),
+            "test": score(probed, test.labels, sources).brief(),
+        },
+    )
+    with clear_disk_errors(config.out):
+        if not method.served:
+            write_atomically(config.out / WEIGHTS_FILE, save(_contiguous(model)))
+            return result
+        bundle = _write_bundle(setting, model, head, logits, result)
+        return result.model_copy(update={"bundle": bundle.name})
+
+
+def load_weights(setting: Setting, file: Path) -> AdaptedClassifier:
+    """The trained model of a run whose method is not served, from its weights' file.
+
+    Raises:
+        ArtefactError: The file is missing, damaged or of another model.
+    """
+    model = AdaptedClassifier(METHODS[setting.config.method].start(setting), start_head(setting))
+    try:
+        model.load_state_dict(load(file.read_bytes()))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ArtefactError(f"{file} cannot be read: {one_line(error)}") from error
+    return model.to(setting.device)
+
+
+def _contiguous(model: AdaptedClassifier) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _write_bundle(setting: Setting, model: AdaptedClassifier, head: Head, logits: Tensor, result: RunResult) -> Path:
+    """The bundle of a served method; `logits` are those of validation, (V, C)."""
+    assert isinstance(model.adapter, PromptedAdapter)
+    generator, labels = model.adapter.generator, setting.val.labels
+    temperature = fit_temperature(logits, labels)
     manifest = Manifest(
-        dataset=setting.config.name or setting.dataset.name,
+        dataset=result.dataset,
         classes=setting.dataset.classes,
         class_sources=setting.dataset.class_sources,
         template=setting.template,
-        method=setting.config.method,
+        method=result.method,
         generator=generator.spec,
         head=head.spec,
         backbone=BackboneRef(name=setting.backbone.spec.name, digest=setting.backbone.digest),
         temperature=temperature,
-        unknown_threshold=unknown_threshold(logits, setting.val.labels, temperature),
-        metrics=_metrics(
-            setting, model, head, progress, val=score(logits, setting.val.labels, setting.dataset.class_sources)
-        ),
+        unknown_threshold=unknown_threshold(logits, labels, temperature),
+        metrics=_metrics(result),
         training={"command": command(setting.config), "config": setting.config.model_dump(mode="json")},
         versions=_versions(),
         licence=setting.dataset.licence,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    with clear_disk_errors(setting.config.out):
-        return write_bundle(setting.config.out, manifest, _tensors(setting, generator, head))
+    return write_bundle(setting.config.out, manifest, _tensors(setting, generator, head))
 
 
-def _metrics(
-    setting: Setting, model: AdaptedClassifier, head: Head, progress: Progress, *, val: Scores
-) -> dict[str, Any]:
-    test = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
-    sources = setting.dataset.class_sources
-    probe_logits = setting.probe.head()(plain_features(setting.backbone, test, setting.config.cache))
-    tested = logits_of(setting.backbone, model.adapter, head, test)
+def _metrics(result: RunResult) -> dict[str, Any]:
     return {
-        "split_sizes": {"train": len(setting.train), "val": len(setting.val), "test": len(test)},
-        "seed": setting.config.seed,
-        "epochs": len(progress.history),
-        "epoch": progress.best_epoch,
-        "val": val.brief(),
-        "test": score(tested, test.labels, sources).brief(),
-        "linear_probe": {
-            "C": setting.probe.strength,
-            "val": setting.probe_val.brief(),
-            "test": score(probe_logits, test.labels, sources).brief(),
-        },
+        "split_sizes": result.split_sizes,
+        "seed": result.seed,
+        "epochs": result.epochs,
+        "epoch": result.best_epoch,
+        "val": result.val,
+        "test": result.test,
+        "linear_probe": result.linear_probe,
         "unknown_percentile": UNKNOWN_PERCENTILE,
-        "train_seconds": round(sum(record["seconds"] for record in progress.history)),
+        "train_seconds": round(result.seconds),
     }
 
 
@@ -95,7 +151,7 @@ def _tensors(setting: Setting, generator: Generator, head: Head) -> dict[str, np
 
 
 @torch.inference_mode()
-def _mean_mixture(setting: Setting, generator: PromptGenerator) -> torch.Tensor:
+def _mean_mixture(setting: Setting, generator: PromptGenerator) -> Tensor:
     """(N) share of each library token in the prompts, over all training images; sums to 1."""
     total = torch.zeros(generator.spec.library_size, dtype=torch.float64)
     for part in torch.arange(len(setting.train)).split(EVAL_BATCH):

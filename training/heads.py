@@ -1,31 +1,54 @@
-"""From features to class scores while training: a linear head that learns, or class embeddings that stay fixed."""
+"""From features to class scores while training: a linear head, or class embeddings; each may learn or stay fixed."""
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from pgn.bundle import Bundle
 from pgn.method.head import Head, prototype_head, text_head
 from training.features import plain_features
+from training.methods import METHODS
+from training.methods.warm_start import open_starts
 from training.probe import LinearProbe, fold
 from training.setting import Setting
 
 
 class LearnedHead(nn.Module):
-    """A linear head that starts as the linear probe.
+    """A linear head that learns on standardised features, so that one rate suits every backbone.
 
-    It learns on standardised features, so that one rate suits every backbone; `plain` folds that away.
+    `plain` folds the standardisation away.
+
+    Args:
+        weight: (C, features), for standardised features.
+        bias: (C).
+        mean: (features) of the raw features.
+        std: (features) of the raw features.
     """
 
-    def __init__(self, probe: LinearProbe) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(probe.weight.clone())
-        self.bias = nn.Parameter(probe.bias.clone())
-        self.register_buffer("mean", probe.mean)
-        self.register_buffer("std", probe.std)
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    @classmethod
+    def at_probe(cls, probe: LinearProbe) -> Self:
+        """Starts as the linear probe."""
+        return cls(probe.weight, probe.bias, probe.mean, probe.std)
+
+    @classmethod
+    def fresh(cls, num_classes: int, features: int) -> Self:
+        """Starts at random, as torch's linear layers do; for features that are not yet any good."""
+        limit = 1 / math.sqrt(features)
+        weight = torch.empty(num_classes, features).uniform_(-limit, limit)
+        return cls(weight, torch.zeros(num_classes), torch.zeros(features), torch.ones(features))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features) -> (B, C) logits."""
@@ -36,13 +59,30 @@ class LearnedHead(nn.Module):
         """The same head on raw features, as a bundle carries it."""
         return fold(self.weight, self.bias, self.mean, self.std)
 
+    @torch.no_grad()
+    def carry_over(self, bundle: Bundle, classes: tuple[str, ...]) -> None:
+        """Take the rows of the classes that `bundle` knows; new classes keep theirs, and other kinds of head give none.
 
-class FixedHead(nn.Module):
-    """Class embeddings compared by scaled cosine; nothing in it learns."""
+        Args:
+            bundle: Of the same backbone.
+            classes: Names of this head's rows.
+        """
+        if bundle.manifest.head.kind != "linear":
+            return
+        weight, bias = (torch.from_numpy(bundle.tensors[f"head.{name}"].copy()) for name in ("weight", "bias"))
+        known = {name: row for row, name in enumerate(bundle.manifest.classes)}
+        for row, name in enumerate(classes):
+            if name in known:
+                self.weight[row] = weight[known[name]] * self.std
+                self.bias[row] = bias[known[name]] + weight[known[name]] @ self.mean
 
-    def __init__(self, head: Head) -> None:
+
+class PlainHead(nn.Module):
+    """A head as a bundle carries it, which learns or stays: class embeddings, or the linear probe itself."""
+
+    def __init__(self, head: Head, *, learns: bool) -> None:
         super().__init__()
-        self.head = head.eval().requires_grad_(False)
+        self.head = head.requires_grad_(learns)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features) -> (B, C) logits."""
@@ -54,22 +94,39 @@ class FixedHead(nn.Module):
         return self.head
 
 
-TrainingHead: TypeAlias = LearnedHead | FixedHead
+TrainingHead: TypeAlias = LearnedHead | PlainHead
 
 
 def start_head(setting: Setting) -> TrainingHead:
-    """The head that the config asks for.
+    """The head that the config asks for, with the rows of bundles that the run starts from.
 
     Raises:
         BackboneInvalid: Class texts were asked for, and the backbone's folder has no text tower.
         UsageError: The template has no {} or more than one.
+        ArtefactError: A bundle to start from does not verify.
     """
-    config = setting.config
-    if config.head == "linear":
-        return LearnedHead(setting.probe)
+    config, classes = setting.config, setting.dataset.classes
+    method = METHODS[config.method]
+    width = method.own_features(config)
+    if width is not None:
+        return LearnedHead.fresh(len(classes), width)
+    wish = config.head == "linear" if config.train_head is None else config.train_head
+    learns = wish if method.head_learns is None else method.head_learns
+    if config.head != "linear":
+        return PlainHead(_class_embeddings(setting), learns=learns)
+    if not learns:
+        return PlainHead(setting.probe.head(), learns=False)
+    head = LearnedHead.at_probe(setting.probe)
+    for bundle in open_starts(config.start_from, setting.backbone):
+        head.carry_over(bundle, classes)
+    return head
+
+
+def _class_embeddings(setting: Setting) -> Head:
+    config, classes = setting.config, setting.dataset.classes
     if config.head == "prototypes":
         features = plain_features(setting.backbone, setting.train, config.cache)
-        return FixedHead(prototype_head(features, setting.train.labels, len(setting.dataset.classes)))
+        return prototype_head(features, setting.train.labels, len(classes))
     from training.backbones.clip import class_texts  # open_clip is slow to import, and only text needs it
 
-    return FixedHead(text_head(*class_texts(config.backbone, setting.dataset.classes, setting.template)))
+    return text_head(*class_texts(config.backbone, classes, setting.template))

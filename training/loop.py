@@ -8,135 +8,182 @@ the tower into prompts, generator and library. Validation chooses the epoch; the
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from pgn.errors import SetupError
+from pgn.errors import DataInvalid, SetupError
+from training.batchnorm import RunningStatistics
 from training.config import TrainConfig
 from training.curves import draw_curves
-from training.data.augment import shift_and_flip
+from training.data.augment import augment, sample_rngs
 from training.data.batches import epoch_batches
+from training.engine import compile_blocks, launch
 from training.export import export
 from training.heads import start_head
+from training.memory import clear_memory_errors
 from training.methods import METHODS
 from training.model import AdaptedClassifier
 from training.patches import draw_kept
-from training.run import RunFolder, finished_bundle
+from training.result import outcome, read_result
+from training.run import RunFolder
+from training.schedule import rate_factor
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare
+from training.watch import Watch, say
 
 CHECKPOINT_SECONDS = 30.0  # at least so often, and after every epoch
 
 
-def train(config: TrainConfig) -> Path:
-    """Train, and return the path of the bundle.
+def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int | None = None) -> Path:
+    """Train, and return the path of the bundle, or of result.json for a method that is not served.
 
     Beside it in `config.out` stand config.json, log.jsonl (one line an epoch), curves.png and result.json. Run again
-    after an interruption, it goes on from the last checkpoint and ends with the same bundle as if it had never
-    stopped; run again after its end, it returns at once.
+    after an interruption, it goes on from the last checkpoint and ends with the same result as if it had never
+    stopped; run again after its end, it returns at once. Under `torchrun` every process calls it and gets the path.
+
+    Args:
+        config: Everything that decides the result.
+        tensorboard: Write TensorBoard's files into `config.out`/tensorboard.
+        metrics_port: Port on which Prometheus may ask how it is going; 0 takes a free one.
 
     Raises:
-        UsageError: `config.out` belongs to a run with another config.
+        UsageError: `config.out` belongs to a run with another config; the processes do not fit the config.
         DataInvalid: The images cannot be trained on.
-        SetupError: The loss is no longer a number; the disk is full (DiskFull).
+        SetupError: The loss is no longer a number; the disk is full (DiskFull) or memory is (OutOfMemory). The last
+            checkpoint is kept, and the same command goes on from it.
         ArtefactError: The backbone or the checkpoint does not verify.
     """
-    run = RunFolder(config)
-    if bundle := finished_bundle(config.out):
-        _say(f"{config.out} holds a finished run; its bundle is {bundle.name}")
-        return bundle
+    with clear_memory_errors(config):
+        return _train(config, tensorboard, metrics_port)
+
+
+def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> Path:
+    fabric = launch(config)
+    first = fabric.is_global_zero
+    run = RunFolder(config, writes=first)
+    if result := read_result(config.out):
+        say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=first)
+        return outcome(config.out, result)
+
     recipe = config.recipe
-    setting = prepare(config)
-    _say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})")
+    with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
+        setting = prepare(config, fabric.device)
+    say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})", shown=first)
+    if config.compile:
+        compile_blocks(setting.backbone)
     torch.manual_seed(config.seed)
-    method = METHODS[config.method]
-    model = AdaptedClassifier(method.start(setting), start_head(setting)).to(setting.device)
-    learned = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
-    head = {"params": learned, "lr": recipe.head_rate, "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW([*method.groups(model.adapter, config), head])
+    model = AdaptedClassifier(METHODS[config.method].start(setting), start_head(setting)).to(fabric.device)
+    optimizer = make_optimizer(model, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     progress = run.resume(model, optimizer)
 
-    groups = setting.groups()
-    steps = len(epoch_batches(groups, recipe.batch_size, seed=config.seed, epoch=0))
-    total = steps * recipe.epochs
+    sets = setting.groups()
+    step_size = recipe.batch_size * config.accumulate
+    steps = len(epoch_batches(sets, step_size, seed=config.seed, epoch=0, parts=config.accumulate))
+    if not steps:
+        raise DataInvalid(
+            f"{len(setting.train)} training images do not give each of {config.accumulate} micro-batches two",
+            hint="add images, or take a smaller --accumulate",
+        )
+    learns = any(group["params"] for group in optimizer.param_groups)  # zero-shot does not
+    total = steps * recipe.epochs if learns else 0
+    learner = fabric.setup_module(model) if learns else model
     saved = time.monotonic()
-    with tqdm(total=total, initial=progress.step, unit="step", disable=not sys.stderr.isatty()) as bar:
-        while progress.step < total:
+    board = config.out / "tensorboard" if tensorboard else None
+    with Watch(total, progress, shown=first, tensorboard=board, metrics_port=metrics_port) as watch:
+        while progress.step < total and not progress.is_stale(config.patience):
             epoch, position = divmod(progress.step, steps)
-            started = time.monotonic()
-            for batch in epoch_batches(groups, recipe.batch_size, seed=config.seed, epoch=epoch)[position:]:
-                factor = rate_factor(progress.step, total, config.warmup)
+            batches = epoch_batches(sets, step_size, seed=config.seed, epoch=epoch, parts=config.accumulate)
+            for draws in batches[position:]:
+                started = time.monotonic()
+                factor = rate_factor(config, progress.step, steps)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
-                loss, hits = train_step(setting, model, optimizer, batch, progress.step)
-                progress.add_batch(loss, hits, len(batch))
-                bar.set_postfix_str(f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.3f}", refresh=False)
-                bar.update()
+                try:
+                    loss_sum, hits = find_gradients(fabric, setting, learner, draws, epoch, progress.step)
+                except BaseException:  # nothing has moved yet, so this very step can be done again
+                    run.save(progress, model, optimizer)
+                    raise
+                if config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                progress.add_step(loss_sum, hits, len(draws), time.monotonic() - started)
+                watch.step(progress, [group["lr"] for group in optimizer.param_groups])
                 # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
                 if progress.step % steps and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     run.save(progress, model, optimizer)
                     saved = time.monotonic()
-            val = validate(setting, model)
+            started = time.monotonic()
+            val = fabric.broadcast(validate(setting, model) if first else None)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
             run.save(progress, model, optimizer)
-            _say(f"epoch {epoch + 1}/{recipe.epochs}: {progress.last_line()}")
+            watch.epoch(progress, recipe.epochs)
 
-    model.load_state_dict(progress.best)
-    draw_curves(progress.history, setting.probe_val.balanced, config.out / "curves.png")
-    bundle = export(setting, model, progress)
-    run.finish(bundle)
-    _say(f"bundle: {bundle}")
-    return bundle
+    if first:
+        if progress.history:
+            model.load_state_dict(progress.best)
+            draw_curves(progress.history, setting.probe_val.balanced, config.out / "curves.png")
+        run.finish(export(setting, model, progress))
+    fabric.barrier()
+    path = outcome(config.out, read_result(config.out))
+    say(f"result: {path}", shown=first)
+    return path
 
 
-def train_step(
-    setting: Setting, model: AdaptedClassifier, optimizer: torch.optim.Optimizer, batch: Tensor, step: int
+def make_optimizer(model: AdaptedClassifier, config: TrainConfig) -> torch.optim.Optimizer:
+    """The config's optimiser over the method's groups and the head, which is an empty group if it stays fixed."""
+    learned = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
+    head = {"params": learned, "lr": config.recipe.head_rate, "weight_decay": config.weight_decay}
+    groups = [*METHODS[config.method].groups(model.adapter, config), head]
+    return torch.optim.SGD(groups, momentum=0.9) if config.optimizer == "sgd" else torch.optim.AdamW(groups)
+
+
+def find_gradients(
+    fabric: Fabric, setting: Setting, model: nn.Module, draws: Tensor, epoch: int, step: int
 ) -> tuple[float, int]:
-    """One optimiser step on the images with these (B) indices; returns mean loss and number of right answers.
+    """Gradients of the mean loss over the (B, 2) draws of a step; this process computes its share of micro-batches.
+
+    Returns:
+        The sum of the losses over all B images and the number of right answers, of all processes together.
 
     Raises:
-        SetupError: The loss is not finite; nothing was changed.
+        SetupError: The loss is not finite.
     """
     config = setting.config
-    rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    pixels = shift_and_flip(setting.train.pixels(batch), shift=config.shift, flip=setting.flip, rng=rng)
-    labels = setting.train.labels[batch].to(setting.device)
-    inputs = setting.backbone.normalise(pixels)
+    shares = list(enumerate(draws.tensor_split(config.accumulate)))[fabric.global_rank :: fabric.world_size]
+    sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     model.train()
-    kept = draw_kept(setting.backbone, len(batch), config.keep, rng)
-    logits = model(setting.backbone, inputs, kept, bf16=config.bf16)
-    loss = F.cross_entropy(logits, labels)
-    if not math.isfinite(loss.item()):
-        raise SetupError(
-            f"the loss is {loss.item()} at step {step + 1}; the last checkpoint is kept",
-            hint="lower the rates, e.g. --library-rate, and give another --out",
-        )
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item(), int((logits.argmax(1) == labels).sum())
-
-
-def rate_factor(step: int, total: int, warmup: float) -> float:
-    """Share of the peak rate at a step counted from 0: a linear rise over `warmup` of all steps, then a cosine."""
-    rise = round(warmup * total)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+    statistics = RunningStatistics(model)
+    with statistics.one_step(fabric):
+        for number, share in shares:
+            rngs = sample_rngs(share, seed=config.seed, epoch=epoch)
+            torch.manual_seed(config.seed * 1_000_003 + step * config.accumulate + number)  # a method's dropout
+            pixels = setting.train.pixels(share[:, 0])
+            pixels = augment(config.augment, pixels, rngs, shift=config.shift, flip=setting.flip)
+            labels = setting.train.labels[share[:, 0]].to(fabric.device)
+            kept = draw_kept(setting.backbone, config.keep, rngs)
+            with fabric.no_backward_sync(model, enabled=number != shares[-1][0]):
+                logits = model(setting.backbone, setting.backbone.normalise(pixels), kept)
+                loss = F.cross_entropy(logits, labels, reduction="sum")
+                fabric.backward(loss * fabric.world_size / len(draws))  # processes' gradients are averaged
+            sums += torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
+            statistics.note()
+        loss_sum, hits = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        if not math.isfinite(loss_sum):
+            raise SetupError(
+                f"the loss is {loss_sum} at step {step + 1}; the last checkpoint is kept",
+                hint="lower the rates, e.g. --library-rate, and give another --out",
+            )
+    return loss_sum, int(hits)
 
 
 def validate(setting: Setting, model: AdaptedClassifier) -> Scores:
     """The model as it will be exported, in float32, on the validation images."""
     logits = logits_of(setting.backbone, model.adapter, model.head.plain(), setting.val)
     return score(logits, setting.val.labels, setting.dataset.class_sources)
-
-
-def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)

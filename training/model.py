@@ -18,19 +18,20 @@ class AdaptedClassifier(nn.Module):
         self.adapter = adapter
         self.head = head
 
-    def forward(self, backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None, *, bf16: bool) -> Tensor:
+    def forward(self, backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None) -> Tensor:
         """Logits of images.
+
+        Under autocast the tower runs in the lower precision; the head never does, nor what adapters keep out of it.
 
         Args:
             backbone: The frozen ViT.
             inputs: (B, 3, S, S) normalised images.
             kept: (B, n) indices of the ViT's own tokens that are seen, or None for all.
-            bf16: Run adapter and tower in bfloat16; the head always runs in float32.
 
         Returns:
             (B, C) float32.
         """
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            features = self.adapter(backbone, inputs, kept)
-        logits: Tensor = self.head(features.float())
+        features = self.adapter(backbone, inputs, kept)
+        with torch.autocast(inputs.device.type, enabled=False):
+            logits: Tensor = self.head(features.float())
         return logits

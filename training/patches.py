@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pgn.method.backbone import FrozenBackbone
 
 
-def draw_kept(backbone: FrozenBackbone, count: int, keep: float, rng: torch.Generator) -> Tensor | None:
+def draw_kept(backbone: FrozenBackbone, keep: float, rngs: Sequence[torch.Generator]) -> Tensor | None:
     """Which of the ViT's own tokens a training step sees.
 
     Args:
         backbone: Its class and register tokens always stay. A timm tower gets all patches, since it may pool over a
             fixed number of them.
-        count: Number of images, each with its own draw.
         keep: Share of the patches that stay.
-        rng: The only source of chance.
+        rngs: B generators, one for each image: the only source of chance.
 
     Returns:
-        (count, prefix + kept patches) int64 on the CPU, ascending in each row; None for all of them.
+        (B, prefix + kept patches) int64 on the CPU, ascending in each row; None for all of them.
     """
     if keep == 1 or backbone.spec.library == "timm":
         return None
-    patches, prefix = backbone.grid**2, 1
+    patches, prefix = backbone.grid**2, backbone.num_prefix
     chosen = max(1, round(keep * patches))
-    drawn = torch.rand(count, patches, generator=rng).argsort(1)[:, :chosen].sort(1).values + prefix
-    return torch.cat([torch.arange(prefix).expand(count, -1), drawn], dim=1)
+    noise = torch.stack([torch.rand(patches, generator=rng) for rng in rngs])
+    drawn = noise.argsort(1)[:, :chosen].sort(1).values + prefix
+    return torch.cat([torch.arange(prefix).expand(len(drawn), -1), drawn], dim=1)
 
 
 def embed_kept(backbone: FrozenBackbone, inputs: Tensor, kept: Tensor | None) -> Tensor:

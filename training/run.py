@@ -1,7 +1,7 @@
-"""The folder of a run: config.json, checkpoint.pt, log.jsonl, curves.png, the bundle, and result.json as its end.
+"""The folder of a run: its config, checkpoint, log and curves; bundle or weights; and result.json as its end.
 
 Everything is written beside and renamed, so a run killed at any moment goes on from its last checkpoint. All chance
-in the loop is drawn from seed and step, so the step alone is the state of the random numbers and of the sampler.
+in the loop is drawn from seed, step and draw, so the step alone is the state of the random numbers and of the sampler.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from pgn.bundle import write_atomically
 from pgn.errors import ArtefactError, UsageError
 from training.config import TrainConfig
 from training.disk import clear_disk_errors
+from training.result import RESULT_FILE, RunResult
 from training.scores import Scores
 
-CONFIG_FILE, CHECKPOINT_FILE, LOG_FILE, RESULT_FILE = "config.json", "checkpoint.pt", "log.jsonl", "result.json"
+CONFIG_FILE, CHECKPOINT_FILE, LOG_FILE = "config.json", "checkpoint.pt", "log.jsonl"
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Progress:
         loss_sum: Over the images of the epoch at hand.
         hits: Right answers among them.
         seen: Their number.
+        seconds: Spent on them, over all starts of the run.
         history: One record for each finished epoch.
         best_epoch: Number of the epoch, from 1, with the best validation; 0 before there is one.
         best: The model's state after that epoch.
@@ -43,16 +45,18 @@ class Progress:
     loss_sum: float = 0.0
     hits: int = 0
     seen: int = 0
+    seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 
-    def add_batch(self, loss: float, hits: int, seen: int) -> None:
+    def add_step(self, loss_sum: float, hits: int, seen: int, seconds: float) -> None:
         """Count one training step."""
         self.step += 1
-        self.loss_sum += loss * seen
+        self.loss_sum += loss_sum
         self.hits += hits
         self.seen += seen
+        self.seconds += seconds
 
     @property
     def loss(self) -> float:
@@ -64,8 +68,20 @@ class Progress:
         """Share of right answers of the epoch at hand."""
         return self.hits / max(1, self.seen)
 
+    @property
+    def images_per_second(self) -> float:
+        """Of the epoch at hand."""
+        return self.seen / self.seconds if self.seconds else 0.0
+
+    def is_stale(self, patience: int | None) -> bool:
+        """Whether that many epochs have gone by without a better validation."""
+        return patience is not None and len(self.history) - self.best_epoch >= patience
+
     def close_epoch(self, val: Scores, model: nn.Module, *, seconds: float) -> None:
-        """File the epoch's record; keep the model if its validation is the best so far (ties: lower loss)."""
+        """File the epoch's record; keep the model if its validation is the best so far (ties: lower loss).
+
+        `seconds` are those of the validation, on top of the steps'.
+        """
         record = {
             "epoch": len(self.history) + 1,
             "step": self.step,
@@ -74,10 +90,10 @@ class Progress:
             "val_loss": val.loss,
             "val_top1": val.top1,
             "val_balanced": val.balanced,
-            "seconds": round(seconds, 1),
+            "seconds": round(self.seconds + seconds, 1),
         }
         self.history.append(record)
-        self.loss_sum, self.hits, self.seen = 0.0, 0, 0
+        self.loss_sum, self.hits, self.seen, self.seconds = 0.0, 0, 0, 0.0
         if max(self.history, key=lambda r: (r["val_balanced"], -r["val_loss"])) is record:
             self.best_epoch = len(self.history)
             self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -92,17 +108,20 @@ class Progress:
 
 
 class RunFolder:
-    """Claims a folder for one config.
+    """Claims a folder for one config; of several processes the first one writes, and all of them read.
 
     Raises:
         UsageError: The folder belongs to another config; the message names what differs.
         DiskFull: There is no room.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, writes: bool = True) -> None:
         self.path = config.out
+        self._writes = writes
         data = config.model_dump(mode="json", exclude={"out"})
         file = self.path / CONFIG_FILE
+        if not writes:
+            return
         if file.exists():
             _refuse_other_config(self.path, json.loads(file.read_text()), data)
             return
@@ -110,16 +129,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(file, as_json(data))
 
-    def finish(self, bundle: Path) -> None:
+    def finish(self, result: RunResult) -> None:
         """Mark the run as ended; its checkpoint is no longer needed."""
         with clear_disk_errors(self.path):
-            write_atomically(self.path / RESULT_FILE, as_json({"bundle": bundle.name}))
+            write_atomically(self.path / RESULT_FILE, as_json(result.model_dump()))
         (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write the checkpoint and the log."""
+        if not self._writes:
+            return
         buffer = io.BytesIO()
-        state = {"progress": asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {"progress": vars(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, buffer)
         log = "".join(json.dumps(record) + "\n" for record in progress.history)
         with clear_disk_errors(self.path):
@@ -136,16 +157,30 @@ class RunFolder:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             return Progress(**state["progress"])
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
             raise ArtefactError(
                 f"{file} cannot be resumed from: {str(error).splitlines()[0]}", hint="delete it to start again"
             ) from error
 
 
+def config_of_run(folder: Path) -> TrainConfig:
+    """The config of the run in `folder`.
+
+    Raises:
+        ArtefactError: There is none, or it is of another version of this project.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        return TrainConfig.model_validate({**json.loads(file.read_text()), "out": folder})
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}") from error
+
+
 def finished_bundle(folder: Path) -> Path | None:
-    """The path of the bundle of the run in `folder`, once that run has ended."""
+    """The path of the bundle of the run in `folder`, once that run has ended and if its method is served."""
     file = folder / RESULT_FILE
-    return folder / json.loads(file.read_text())["bundle"] if file.exists() else None
+    name = json.loads(file.read_text())["bundle"] if file.exists() else None
+    return folder / name if name else None
 
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

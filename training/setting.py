@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pgn.errors import DataInvalid
 from pgn.method.backbone import FrozenBackbone, load_backbone
-from training.config import TrainConfig
+from training.config import TrainConfig, open_images
 from training.data.dataset import Dataset
 from training.data.images import Images, load_split
-from training.data.registry import open_datasets
 from training.features import plain_features
 from training.probe import LinearProbe, fit_probe
 from training.scores import Scores, score
@@ -57,11 +57,16 @@ class Setting:
         return tokens[:, -own:].flatten(0, 1).cpu()
 
 
-def prepare(config: TrainConfig) -> Setting:
-    """Load the backbone, decode training and validation images, fit the probe; raises as `train` does."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def prepare(config: TrainConfig, device: torch.device | None = None) -> Setting:
+    """Load the backbone, decode training and validation images, fit the probe; raises as `train` does.
+
+    Without `device`, CUDA's first if there is one.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = load_backbone(config.backbone, device)
-    dataset = open_datasets(config.dataset, config.data_dir, limit=config.limit, limit_val=config.limit_val)
+    dataset = open_images(config)
+    if len(dataset.classes) < 2:
+        raise DataInvalid(f"{dataset.name} has one class only", hint="a classifier needs two or more")
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
     features = plain_features(backbone, val, config.cache)
     probe = fit_probe(plain_features(backbone, train, config.cache), train.labels, features, val.labels)

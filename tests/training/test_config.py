@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pgn import cli
 from pgn.errors import UsageError
+from training import loop
 from training.config import TrainConfig, command, defaults_for, plan
 
 
@@ -39,6 +41,14 @@ def test_a_fault_in_the_recipe_is_named(tmp_path: Path) -> None:
         plan(["digits"], tmp_path, epochs=0)
 
 
+def test_processes_share_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A micro-batch for each that torchrun started, unless a number is given; the config then says so."""
+    assert plan(["digits"], tmp_path).accumulate == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert plan(["digits"], tmp_path).accumulate == 2
+    assert plan(["digits"], tmp_path, accumulate=6).accumulate == 6
+
+
 def test_a_config_cannot_be_changed(make_config: Callable[..., TrainConfig]) -> None:
     """What was saved beside the result is what ran."""
     with pytest.raises(ValidationError):
@@ -54,3 +64,14 @@ def test_the_command_names_every_choice_once() -> None:
         assert words[words.index(flag) + 1] == value
     assert "--no-flip" in words
     assert "--warmup" not in words
+
+
+def test_the_command_makes_the_config_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last digit of every rate, with switches in both directions."""
+    odd = {"library_rate": 0.1 + 0.2, "clip_norm": 1e-7, "accumulate": 3, "patience": 4, "optimizer": "sgd"}
+    odd |= {"schedule": "paper", "augment": "none", "compile": True, "bf16": False, "flip": True, "name": "x"}
+    config = plan(["digits"], tmp_path / "run", limit=5, **odd)
+    made = []
+    monkeypatch.setattr(loop, "train", lambda config, **_: made.append(config) or Path("bundle"))
+    cli.app(shlex.split(command(config))[1:], standalone_mode=False)
+    assert made == [config]

@@ -15,6 +15,7 @@ from tests.toys import make_bundle
 from training.config import TrainConfig
 from training.evaluate import confusion_matrix, evaluate
 from training.loop import train
+from training.result import read_result
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -36,6 +37,30 @@ def test_an_evaluation_leaves_json_and_a_picture(make_config: MakeConfig, tmp_pa
     assert sum(map(sum, written["confusion"])) == 359
     assert sum(row[i] for i, row in enumerate(written["confusion"])) == round(report.scores["pgn"].top1 * 359)
     assert (tmp_path / "eval" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_of_a_method_that_is_not_served_is_evaluated_by_its_folder(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """It has no bundle; its weights give the numbers of its result again."""
+    config = make_config(method="vpt-deep")
+    train(config)
+    result, report = read_result(config.out), evaluate(config.out, out=tmp_path / "eval")
+    assert result is not None
+    assert report.bundle == config.out.name
+    assert report.scores["vpt-deep"].brief() == pytest.approx(result.test)
+
+
+def test_the_folder_of_a_served_method_stands_for_its_bundle(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Either can be named."""
+    bundle = train(make_config())
+    assert evaluate(bundle.parent, out=tmp_path / "a").to_dict() == evaluate(bundle, out=tmp_path / "b").to_dict()
+
+
+def test_a_run_that_has_not_ended_cannot_be_evaluated(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Nor can a folder that holds none."""
+    with pytest.raises(UsageError, match="holds no finished run"):
+        evaluate(tmp_path, out=tmp_path / "eval")
 
 
 def test_input_independent_prompts_can_be_trained_on_the_spot(make_config: MakeConfig, tmp_path: Path) -> None:

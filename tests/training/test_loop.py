@@ -16,18 +16,20 @@ import pytest
 import torch
 
 from pgn.bundle import read_bundle
-from pgn.errors import BackboneInvalid, DiskFull, SetupError, UsageError
+from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, SetupError, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
 from training import loop, run
 from training.config import TrainConfig
 from training.data.images import load_split
 from training.data.registry import open_dataset
-from training.loop import rate_factor, train
+from training.loop import train
+from training.result import read_result
 from training.scores import score
 from training.setting import prepare
 
 MakeConfig = Callable[..., TrainConfig]
+ROOT = Path(__file__).parents[2]
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +90,7 @@ def test_no_backbone_weight_moves_or_gets_a_gradient(
 ) -> None:
     """Frozen for real, bit by bit."""
     settings = []
-    monkeypatch.setattr(loop, "prepare", lambda config: settings.append(prepare(config)) or settings[0])
+    monkeypatch.setattr(loop, "prepare", lambda *given: settings.append(prepare(*given)) or settings[0])
     train(make_config())
     fresh = load_backbone(backbone_folder).state_dict()
     for name, parameter in settings[0].backbone.named_parameters():
@@ -102,11 +104,11 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(make_config: MakeConfig, t
     script = (
         "import os, signal, sys, torch; torch.set_num_threads(1)\n"
         "from training import loop; from training.config import TrainConfig\n"
-        "step, loop.CHECKPOINT_SECONDS = loop.train_step, 0.0\n"
+        "step, loop.CHECKPOINT_SECONDS = loop.find_gradients, 0.0\n"
         "def stopping(*given):\n"
         "    if given[-1] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return step(*given)\n"
-        "loop.train_step = stopping\n"
+        "loop.find_gradients = stopping\n"
         "loop.train(TrainConfig.model_validate_json(sys.argv[1]))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, killed.model_dump_json()], capture_output=True, check=False)
@@ -147,7 +149,7 @@ def test_without_a_terminal_every_epoch_is_one_line(
     """A log file stays readable."""
     train(make_config())
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["linear probe", "epoch 1/2", "epoch 2/2", "bundle"]
+    assert [line.split(":")[0] for line in lines] == ["linear probe", "epoch 1/2", "epoch 2/2", "result"]
 
 
 def test_another_config_in_the_same_folder_is_refused(make_config: MakeConfig) -> None:
@@ -157,20 +159,77 @@ def test_another_config_in_the_same_folder_is_refused(make_config: MakeConfig) -
         train(make_config(seed=1))
 
 
+def _fail_once(monkeypatch: pytest.MonkeyPatch, forward_pass: int, failure: Callable[[torch.Tensor], Any]) -> None:
+    """The model's forward pass of that number, from 1, gives what `failure` makes of the logits."""
+    forward, calls = loop.AdaptedClassifier.forward, []
+
+    def failing(self: Any, *given: Any) -> torch.Tensor:
+        calls.append(1)
+        logits = forward(self, *given)
+        return failure(logits) if len(calls) == forward_pass else logits
+
+    monkeypatch.setattr(loop.AdaptedClassifier, "forward", failing)
+
+
 def test_a_loss_that_is_no_number_stops_with_a_clear_line(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And leaves the checkpoint of the last good epoch."""
-    forward, calls = loop.AdaptedClassifier.forward, []
-
-    def failing(self: Any, *given: Any, **options: Any) -> torch.Tensor:
-        calls.append(1)
-        return forward(self, *given, **options) * (float("nan") if len(calls) > 2 else 1.0)
-
-    monkeypatch.setattr(loop.AdaptedClassifier, "forward", failing)
+    """Before anything has moved."""
+    _fail_once(monkeypatch, 3, lambda logits: logits * float("nan"))
     with pytest.raises(SetupError, match=r"the loss is nan at step 3; the last checkpoint is kept.*lower the rates"):
         train(make_config())
-    assert (make_config().out / "checkpoint.pt").exists()
+
+
+def _out_of_memory(_: torch.Tensor) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _no_memory(_: torch.Tensor) -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12")
+
+
+@pytest.mark.parametrize("failure", [_out_of_memory, _no_memory])
+def test_too_little_memory_stops_with_a_clear_line(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, failure: Callable[[torch.Tensor], None]
+) -> None:
+    """On a GPU as on a CPU; the hint says which flags ask for less at once and keep the step as it is."""
+    _fail_once(monkeypatch, 1, failure)
+    with pytest.raises(OutOfMemory, match=r"micro-batches of 25 images.*--batch-size 12 --accumulate 2"):
+        train(make_config())
+
+
+def _interrupt(_: torch.Tensor) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("failure", [_out_of_memory, _interrupt, lambda logits: logits * float("nan")])
+def test_whatever_stops_a_step_the_run_goes_on_from_that_very_step(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Callable[[torch.Tensor], Any]
+) -> None:
+    """Step 4 is tried twice; its first forward pass has left no trace, not even in BatchNorm's statistics."""
+    whole, stopped = make_config(out=tmp_path / "whole"), make_config(out=tmp_path / "stopped")
+    straight = read_bundle(train(whole))
+    with monkeypatch.context() as patch:
+        _fail_once(patch, 4, failure)
+        with pytest.raises((SetupError, KeyboardInterrupt)):
+            train(stopped)
+    assert torch.load(stopped.out / "checkpoint.pt")["progress"]["step"] == 3
+    resumed = read_bundle(train(stopped))
+    assert _log(stopped.out) == _log(whole.out)
+    assert all((resumed.tensors[name] == array).all() for name, array in straight.tensors.items())
+
+
+def test_dropout_resumes_as_well(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A method's own chance is drawn from seed and step too."""
+    given = {"method": "vpt-deep", "prompt_dropout": 0.5}
+    whole, stopped = make_config(out=tmp_path / "whole", **given), make_config(out=tmp_path / "stopped", **given)
+    train(whole)
+    with monkeypatch.context() as patch:
+        _fail_once(patch, 4, _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    train(stopped)
+    assert _log(stopped.out) == _log(whole.out)
 
 
 def test_a_full_disk_stops_with_a_clear_line(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,15 +255,6 @@ def test_bfloat16_in_the_frozen_tower_trains_too(make_config: MakeConfig) -> Non
     assert read_bundle(train(make_config(bf16=True))).tensors["head.weight"].dtype == "float32"
 
 
-def test_rates_rise_and_fall() -> None:
-    """A linear rise over the warm-up, the peak at its end, then a cosine towards zero."""
-    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == factors[10] == 1.0
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[-1] < 0.001
-
-
 def test_class_prototypes_stay_what_they_were(make_config: MakeConfig) -> None:
     """A fixed head: only the prompts learn."""
     first = read_bundle(train(make_config(head="prototypes")))
@@ -218,3 +268,115 @@ def test_class_texts_need_a_text_tower(make_config: MakeConfig) -> None:
     """The embedded backbone has none; the message names the way out."""
     with pytest.raises(BackboneInvalid, match=r"text\.safetensors.*train with a linear head"):
         train(make_config(head="text"))
+
+
+def test_a_step_of_small_micro_batches_is_the_step_of_a_large_one(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Without BatchNorm, which sees each micro-batch alone: the same images, changed in the same way, same weights."""
+    given = {"method": "iip", "augment": "paper"}
+    large = read_bundle(train(make_config(out=tmp_path / "large", batch_size=25, **given)))
+    small = read_bundle(train(make_config(out=tmp_path / "small", batch_size=5, accumulate=5, **given)))
+    for name, array in large.tensors.items():
+        assert small.tensors[name] == pytest.approx(array, abs=1e-5)
+
+
+def test_two_processes_do_what_one_does_with_two_micro_batches(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Losses and weights within 1e-4, BatchNorm's running statistics among them; only the first process speaks.
+
+    By SGD, whose steps are as long as the gradients: AdamW would hide a wrong factor.
+    """
+    rates = {"library_rate": 0.1, "encoder_rate": 0.1, "head_rate": 0.1}
+    alone = make_config(out=tmp_path / "alone", batch_size=13, accumulate=2, optimizer="sgd", **rates)
+    shared = alone.model_copy(update={"out": tmp_path / "shared"})
+    flags = ["--backbone", shared.backbone, "--cache", shared.cache, "--out", shared.out, "--batch-size", 13]
+    flags += ["--encoder-width", 4, "--input-size", 32, "--num-prompts", 4, "--library-size", 6, "--epochs", 2]
+    flags += ["--optimizer", "sgd", *(word for name in rates for word in (f"--{name.replace('_', '-')}", 0.1))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "pgn", "train", "--dataset", "digits", "--limit", "5", "--no-bf16", *map(str, flags)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = read_bundle(train(alone)), read_bundle(Path(done.stdout.strip()))
+    assert done.stderr.count("epoch 2/2") == 1
+    assert (shared.out / "config.json").read_text() == (alone.out / "config.json").read_text()
+    for ours, theirs in zip(_log(alone.out), _log(shared.out), strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-4)
+    for name, array in one.tensors.items():
+        assert two.tensors[name] == pytest.approx(array, abs=1e-4), name
+
+
+def test_patience_ends_a_run_that_no_longer_improves(make_config: MakeConfig) -> None:
+    """At a rate of next to nothing no epoch beats the first; a second start finds the run finished."""
+    tiny = {"library_rate": 1e-12, "encoder_rate": 1e-12, "head_rate": 1e-12}
+    config = make_config(method="iip", epochs=30, patience=2, **tiny)
+    bundle = train(config)
+    result = read_result(config.out)
+    assert result is not None
+    assert result.epochs == result.best_epoch + 2 < 30
+    assert train(config) == bundle
+
+
+def test_the_papers_optimiser_and_schedule_train_too(make_config: MakeConfig) -> None:
+    """With one rate for all parts and clipped gradients."""
+    rates = {"library_rate": 0.1, "encoder_rate": 0.1, "head_rate": 0.1}
+    config = make_config(optimizer="sgd", schedule="paper", weight_decay=0.0, augment="paper", clip_norm=1.0, **rates)
+    assert read_bundle(train(config)).manifest.metrics["epochs"] == 2
+
+
+def test_a_clipped_gradient_moves_the_prompts_less(make_config: MakeConfig, tmp_path: Path) -> None:
+    """SGD's step is the gradient, so a norm of next to nothing stands still."""
+    given = {"method": "iip", "optimizer": "sgd", "weight_decay": 0.0, "library_rate": 1.0}
+    changes = {"start": {"library_rate": 1e-12}, "free": {}, "held": {"clip_norm": 1e-6}}
+    start, free, held = (
+        read_bundle(train(make_config(out=tmp_path / name, **{**given, **change}))).tensors["generator.prompts"]
+        for name, change in changes.items()
+    )
+    assert abs(held - start).max() < 1e-4 < abs(free - start).max()
+
+
+def test_a_method_that_is_not_served_leaves_weights_and_a_result(make_config: MakeConfig) -> None:
+    """No bundle, which nobody could serve; the result has the same fields as every other."""
+    config = make_config(method="vpt-shallow")
+    assert train(config) == config.out / "result.json"
+    result = read_result(config.out)
+    assert result is not None
+    assert (result.bundle, result.weights, result.served) == (None, "weights.safetensors", False)
+    assert result.adapted_parameters == 4 * 32
+    assert result.trained_parameters == result.adapted_parameters + 10 * 16 + 10
+    assert (config.out / "weights.safetensors").exists()
+    assert not (config.out / "checkpoint.pt").exists()
+
+
+def test_a_result_says_what_the_bundles_manifest_says(make_config: MakeConfig) -> None:
+    """Two places, the same numbers; the union's shares too where there are any."""
+    config = make_config()
+    manifest, result = read_bundle(train(config)).manifest, read_result(config.out)
+    assert result is not None
+    assert result.input_only
+    assert result.test == manifest.metrics["test"]
+    assert result.linear_probe == manifest.metrics["linear_probe"]
+    assert result.best_epoch == manifest.metrics["epoch"]
+    assert result.backbone_parameters == sum(p.numel() for p in load_backbone(config.backbone).parameters())
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch(make_config: MakeConfig) -> None:
+    """Fifty images, batches of a thousand: a step an epoch."""
+    config = make_config(batch_size=1000)
+    train(config)
+    assert [record["step"] for record in _log(config.out)] == [1, 2]
+
+
+def test_a_set_too_small_for_its_micro_batches_is_named(make_config: MakeConfig) -> None:
+    """BatchNorm needs two images in each."""
+    with pytest.raises(DataInvalid, match="50 training images do not give each of 26 micro-batches two"):
+        train(make_config(accumulate=26))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler asks its own tensors
+def test_a_compiled_tower_trains_to_the_same_losses(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Up to the rounding of fused operations."""
+    plain, compiled = make_config(out=tmp_path / "plain"), make_config(out=tmp_path / "compiled", compile=True)
+    train(plain)
+    train(compiled)
+    for ours, theirs in zip(_log(plain.out), _log(compiled.out), strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-3)

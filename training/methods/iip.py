@@ -8,22 +8,25 @@ import torch
 
 from pgn.bundle import GeneratorSpec
 from pgn.method.generator import FixedPrompts
-from training.config import TrainConfig
-from training.methods.interface import Adapter, Reach
+from training.methods.interface import Adapter, Method, Reach
 from training.methods.prompted import PromptedAdapter
+from training.methods.warm_start import open_starts, start_prompts
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.setting import Setting
 
 
-class InputIndependentPrompts:
-    """The same prompts for every image."""
+class InputIndependentPrompts(Method):
+    """K free prompts behind the patches, the same for every image."""
 
     reach: Reach = "input"
     served = True
+    parameters = "K*D"
+    source = "Loedeman et al., arXiv 2210.06466"
 
     def start(self, setting: Setting) -> Adapter:
-        """K patches of the training images, drawn at random."""
+        """K patches of the training images, drawn at random; or the prompts of the bundle to start from."""
         spec = GeneratorSpec(
             encoder="none",
             num_prompts=setting.config.recipe.num_prompts,
@@ -33,6 +36,8 @@ class InputIndependentPrompts:
         )
         generator, patches = FixedPrompts(spec), setting.patches()
         generator.prompts.data.copy_(patches[torch.randint(len(patches), (spec.num_prompts,))])
+        for bundle in open_starts(setting.config.start_from, setting.backbone):
+            start_prompts(generator, bundle)
         return PromptedAdapter(generator)
 
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from pgn.method.backbone import FrozenBackbone
-from training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.setting import Setting
 
 Reach: TypeAlias = Literal["nothing", "output", "input", "inner", "weights"]
 """What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels),
 its inner tokens, or weights of its own."""
+
+HeadKind: TypeAlias = Literal["linear", "text", "prototypes"]
 
 
 class Adapter(nn.Module, ABC):
@@ -35,19 +37,37 @@ class Adapter(nn.Module, ABC):
         """
 
 
-class Method(Protocol):
+class Method(ABC):
     """One way to adapt, as a row of the comparison.
 
     Attributes:
         reach: What it needs of the ViT to answer.
         served: Whether its result is a bundle. What is not is trained and compared, and never served.
+        heads: The heads that its features can go to, the usual one first.
+        head_learns: Whether its head has to learn, or must not; None leaves it to the config.
+        parameters: How many values its adapter learns, as a formula in the letters of docs/methods.md.
+        source: Where the method comes from.
     """
 
-    reach: Reach
-    served: bool
+    reach: ClassVar[Reach]
+    served: ClassVar[bool] = False
+    heads: ClassVar[tuple[HeadKind, ...]] = ("linear", "text", "prototypes")
+    head_learns: ClassVar[bool | None] = None
+    parameters: ClassVar[str]
+    source: ClassVar[str]
 
+    @abstractmethod
     def start(self, setting: Setting) -> Adapter:
-        """The adapter with this method's initial values, drawn from torch's global random state."""
+        """The adapter with this method's initial values, drawn from torch's global random state.
 
+        Raises:
+            UsageError: The method does not fit the backbone, or an option does not fit the method.
+        """
+
+    @abstractmethod
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """The adapter's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""
+
+    def own_features(self, config: TrainConfig) -> int | None:  # noqa: ARG002
+        """Width of the features, if they are the method's own and not of the frozen ViT's kind; else None."""
+        return None

@@ -1,28 +1,35 @@
-"""The prompt generation network: ResNet10 writes a mixture over a token library for each prompt of each image."""
+"""The prompt generation network: an encoder writes a mixture over a token library for each prompt of each image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pgn.bundle import GeneratorSpec
-from pgn.method.generator import PromptGenerator
-from training.config import TrainConfig
-from training.methods.interface import Adapter, Reach
+from pgn.errors import UsageError
+from pgn.method.generator import DirectGenerator, PromptGenerator, build_generator
+from pgn.method.library import RGBLibrary
+from pgn.method.projection import projection_of
+from training.methods.interface import Adapter, Method, Reach
 from training.methods.prompted import PromptedAdapter
+from training.methods.warm_start import open_starts, start_generator
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.setting import Setting
 
 OWN_TOKEN_BIAS = 5.0  # its share of the mixture is then 0.7 in a library of 64
 
 
-class PromptGeneration:
-    """Prompts that depend on the image."""
+class PromptGeneration(Method):
+    """K prompts that depend on the image, written by a small network beside the ViT."""
 
     reach: Reach = "input"
     served = True
+    parameters = "E + (F + 1)*K*N + N*D"
+    source = "Loedeman et al., arXiv 2210.06466"
 
     def start(self, setting: Setting) -> Adapter:
         """A library of patches drawn at random, the encoder as in the paper, and each prompt leaning on one token.
@@ -30,32 +37,89 @@ class PromptGeneration:
         The library starts among the tokens of the training images as the ViT sees them: small random vectors would be
         blown up by the norm that follows and spoil the features that the head starts from. A flat mixture would make
         every prompt the mean of the library, which is no patch and harms the features as well; leaning, the PGN
-        starts as input-independent prompts would, while the encoder finds out when to mix.
+        starts as input-independent prompts would, while the encoder finds out when to mix. An RGB library starts as
+        the pixels of such patches, and without a library the projection's bias starts as K of them.
+
+        With bundles to start from, their parts replace these (`warm_start`).
         """
-        config, backbone = setting.config, setting.backbone
-        spec = GeneratorSpec(
-            encoder="resnet10",
-            encoder_width=config.encoder_width,
-            num_prompts=config.recipe.num_prompts,
-            library_size=config.recipe.library_size,
-            embed_dim=backbone.embed_dim,
-            input_size=min(config.input_size, backbone.spec.preprocess.size),
-            antialias=True,
-        )
-        generator, patches = PromptGenerator(spec), setting.patches()
-        generator.library.tokens.data.copy_(patches[torch.randint(len(patches), (spec.library_size,))])
-        bias = generator.to_logits.bias.data.view(spec.num_prompts, spec.library_size)
-        own = torch.arange(spec.num_prompts)
-        bias[own, own % spec.library_size] += OWN_TOKEN_BIAS
+        spec, backbone = generator_spec(setting), setting.backbone
+        generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
+        if isinstance(generator, PromptGenerator):
+            if isinstance(generator.library, RGBLibrary):
+                generator.library.start_from(_pixel_patches(setting, spec.library_size))
+            else:
+                generator.library.tokens.data.copy_(_drawn(setting.patches(), spec.library_size))
+            lean(generator)
+        else:
+            assert isinstance(generator, DirectGenerator)
+            generator.last_layer.bias.data.copy_(_drawn(setting.patches(), spec.num_prompts).flatten())
+        for bundle in open_starts(setting.config.start_from, backbone):
+            start_generator(generator, bundle)
         return PromptedAdapter(generator)
 
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
-        """The encoder with its logits, and the library at its larger rate."""
+        """The encoder with its projection, and the library at its larger rate."""
         assert isinstance(adapter, PromptedAdapter)
         generator = adapter.generator
-        assert isinstance(generator, PromptGenerator)
-        encoder = [*generator.encoder.parameters(), *generator.to_logits.parameters()]
-        return [
+        library = [*generator.library.parameters()] if isinstance(generator, PromptGenerator) else []
+        among = {id(parameter) for parameter in library}
+        encoder = [parameter for parameter in generator.parameters() if id(parameter) not in among]
+        groups = [
             {"params": encoder, "lr": config.recipe.encoder_rate, "weight_decay": config.weight_decay},
-            {"params": [generator.library.tokens], "lr": config.recipe.library_rate, "weight_decay": 0.0},
+            {"params": library, "lr": config.recipe.library_rate, "weight_decay": 0.0},
         ]
+        return [group for group in groups if group["params"]]
+
+
+def generator_spec(setting: Setting) -> GeneratorSpec:
+    """The shape of generator that the config asks for, on that backbone.
+
+    Raises:
+        UsageError: The centre crop is larger than what the encoder sees.
+    """
+    config, backbone = setting.config, setting.backbone
+    mlp = config.encoder == "mlp"
+    input_size = min(config.input_size, backbone.spec.preprocess.size)
+    if mlp and config.crop > input_size:
+        raise UsageError(
+            f"a centre crop of {config.crop} px does not fit into the {input_size} px that the encoder sees",
+            hint="lower --crop, or raise --input-size up to the backbone's size",
+        )
+    return GeneratorSpec(
+        encoder=config.encoder,
+        encoder_width=config.encoder_width,
+        num_prompts=config.recipe.num_prompts,
+        library_size=0 if config.library == "none" else config.recipe.library_size,
+        embed_dim=backbone.embed_dim,
+        library=config.library,
+        input_size=input_size,
+        antialias=True,
+        projection=config.projection,
+        hidden=config.hidden if mlp or config.projection == "mlp" else None,
+        crop=config.crop if mlp else None,
+        patch_size=backbone.patch_size if config.library == "rgb" else None,
+    )
+
+
+def lean(generator: PromptGenerator) -> None:
+    """Let prompt k lean on token k modulo N, by its bias alone."""
+    spec = generator.spec
+    bias = generator.last_layer.bias.data.view(spec.num_prompts, spec.library_size)
+    own = torch.arange(spec.num_prompts)
+    bias[own, own % spec.library_size] += OWN_TOKEN_BIAS
+
+
+def _drawn(rows: Tensor, count: int) -> Tensor:
+    return rows[torch.randint(len(rows), (count,))]
+
+
+def _pixel_patches(setting: Setting, count: int) -> Tensor:
+    """(count, 3, P, P) RGB in 0..1: patches of training images, each of an image and a place drawn at random."""
+    grid, side = setting.backbone.grid, setting.backbone.patch_size
+    images = setting.train.pixels(torch.randint(len(setting.train), (count,)))  # (count, S, S, 3) uint8
+    rows, columns = torch.randint(grid, (2, count)) * side
+    patches = [
+        image[row : row + side, column : column + side]
+        for image, row, column in zip(images, rows.tolist(), columns.tolist(), strict=True)
+    ]
+    return torch.stack(patches).permute(0, 3, 1, 2).float() / 255

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from pgn.errors import DataInvalid
-from training.data.splitting import draw_stratified
+from training.data.splitting import draw_share, draw_stratified
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
 CLASSES = ("a", "b", "c")
@@ -34,3 +35,16 @@ def test_a_class_with_too_few_images_is_named() -> None:
     """One image cannot be in three splits."""
     with pytest.raises(DataInvalid, match=r"class 'b' has 2 image\(s\), but at least 3 are needed"):
         draw_stratified([0, 0, 0, 1, 1], (0.1, 0.2), ("a", "b"))
+
+
+def test_a_share_has_the_same_mix_of_classes() -> None:
+    """And at least one image of each, however small it is."""
+    assert Counter(LABELS[i] for i in draw_share(LABELS, 0.2)) == {0: 12, 1: 6, 2: 2}
+    assert Counter(LABELS[i] for i in draw_share(LABELS, 0.01)) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_smaller_share_is_part_of_a_larger_one() -> None:
+    """A curve over shares adds images and never trades them."""
+    shares = [set(draw_share(LABELS, share)) for share in (0.05, 0.25, 0.5, 1.0)]
+    assert all(small < large for small, large in pairwise(shares))
+    assert shares[-1] == set(range(100))

@@ -1,4 +1,4 @@
-"""Every method keeps the interface."""
+"""Every method keeps the interface, on every kind of backbone, and says truly what it is."""
 
 from __future__ import annotations
 
@@ -7,32 +7,161 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from training.config import TrainConfig
+from pgn.errors import UsageError
+from pgn.method.encoders import build_encoder
+from training.config import TrainConfig, command
+from training.heads import start_head
 from training.methods import METHODS
+from training.methods.pgn import generator_spec
 from training.methods.prompted import PromptedAdapter
-from training.setting import prepare
+from training.model import AdaptedClassifier
+from training.result import count_parameters
+from training.setting import Setting
+
+MakeSetting = Callable[..., Setting]
+INPUTS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+KINDS = ("tower", "clip", "supervised", "dino", "int8")
+CASES = [
+    (name, kind)
+    for name in METHODS
+    for kind in KINDS
+    if not (name == "zero-shot" and kind != "clip") and not (name == "full" and kind == "int8")
+]
+
+
+def _letters(setting: Setting) -> dict[str, int]:
+    """What the letters of a formula stand for in that run."""
+    config, backbone = setting.config, setting.backbone
+    encoder = build_encoder(generator_spec(setting))
+    side = backbone.grid * backbone.patch_size
+    return {
+        "K": config.recipe.num_prompts,
+        "N": config.recipe.library_size,
+        "D": backbone.embed_dim,
+        "L": len(backbone.blocks),
+        "E": count_parameters(encoder.parameters()),
+        "F": encoder.features,
+        "H": config.hidden,
+        "V": count_parameters(p for name, p in backbone.vit.named_parameters() if not name.startswith("head.")),
+        "S": side,
+        "P": backbone.patch_size,
+        "p": config.frame or round(side * 30 / 224),
+        "k": config.vapt_kernel,
+        "M": (backbone.grid - config.vapt_kernel + 1) ** 2,
+        "r": config.vapt_rank,
+    }
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_method_learns_with_all_its_parameters_and_leaves_the_backbone_alone(
+    name: str, kind: str, make_setting: MakeSetting
+) -> None:
+    """Each parameter is in exactly one group and gets a gradient; none of the frozen ViT's does."""
+    setting, method = make_setting(kind, method=name), METHODS[name]
+    model = AdaptedClassifier(method.start(setting), start_head(setting)).train()
+    logits = model(setting.backbone, INPUTS, None)
+    assert logits.shape == (5, 10)
+    grouped = [parameter for group in method.groups(model.adapter, setting.config) for parameter in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.adapter.parameters()}
+    assert len(grouped) == len({id(p) for p in grouped})
+    assert any(p.requires_grad for p in model.parameters()) == (name != "zero-shot")
+    if logits.requires_grad:
+        logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in grouped)
+    assert all(p.grad is None and not p.requires_grad for p in setting.backbone.parameters())
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_gives_features_and_learns_with_all_its_parameters(
-    name: str, make_config: Callable[..., TrainConfig]
+def test_the_formula_is_the_number_of_values_that_learn(name: str, make_setting: MakeSetting) -> None:
+    """docs/methods.md prints it, and comparisons are judged by it."""
+    setting = make_setting("clip", method=name)
+    formula = eval(METHODS[name].parameters, _letters(setting))
+    assert count_parameters(METHODS[name].start(setting).parameters()) == formula
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
+def test_a_step_may_see_some_of_the_patches(name: str, make_setting: MakeSetting) -> None:
+    """Half of them, in training; a method that cannot do without any takes all."""
+    setting = make_setting(method=name)
+    kept = torch.arange(9).expand(5, -1)
+    features = METHODS[name].start(setting)(setting.backbone, INPUTS, kept)
+    assert len(features) == 5
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
+def test_what_learns_stays_in_float32_under_bfloat16(name: str, make_setting: MakeSetting) -> None:
+    """The loop lowers the tower's precision; parameters, gradients and logits keep theirs."""
+    setting = make_setting(method=name)
+    model = AdaptedClassifier(METHODS[name].start(setting), start_head(setting)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(setting.backbone, INPUTS, None)
+    logits.square().sum().backward()
+    assert logits.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", ["linear", "full", "vp"])
+def test_these_start_at_the_linear_probe(name: str, make_setting: MakeSetting) -> None:
+    """The first answer is the yardstick's own: training can only move away from it."""
+    setting = make_setting(method=name)
+    adapter = METHODS[name].start(setting).eval()
+    with torch.no_grad():
+        assert torch.allclose(adapter(setting.backbone, INPUTS, None), setting.backbone(INPUTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_served_methods_are_those_that_a_bundle_can_hold(name: str, make_setting: MakeSetting) -> None:
+    """A bundle carries a generator of prompts and nothing else (docs/adr/0011)."""
+    adapter = METHODS[name].start(make_setting("clip", method=name))
+    assert METHODS[name].served == isinstance(adapter, PromptedAdapter)
+
+
+@pytest.mark.parametrize("name", ["vpt-shallow", "vpt-deep", "vapt"])
+def test_blocks_that_take_no_plain_tokens_are_refused(
+    name: str, make_setting: MakeSetting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Features fit the head; each parameter is in exactly one group, and each gets a gradient."""
-    method, setting = METHODS[name], prepare(make_config(method=name))
-    adapter = method.start(setting)
-    features = adapter(setting.backbone, torch.randn(5, 3, 32, 32), None)
-    assert features.shape == (5, 16)
-    features.square().sum().backward()
-    grouped = [parameter for group in method.groups(adapter, setting.config) for parameter in group["params"]]
-    assert {id(p) for p in grouped} == {id(p) for p in adapter.parameters()}
-    assert len(grouped) == len({id(p) for p in grouped})
-    assert all(parameter.grad is not None for parameter in grouped)
+    """Prompts between blocks need blocks that do not ask where a token is."""
+
+    class Windowed(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens.unflatten(1, (4, 4))
+
+    setting = make_setting(method=name)
+    monkeypatch.setattr(type(setting.backbone), "blocks", property(lambda self: torch.nn.ModuleList([Windowed()])))
+    with pytest.raises(
+        UsageError, match=f"{name} puts prompts before blocks of the ViT, and those of toy take no plain"
+    ):
+        METHODS[name].start(setting)
 
 
-def test_prompts_of_a_fresh_pgn_already_depend_on_the_image(make_config: Callable[..., TrainConfig]) -> None:
-    """Its start leans on tokens, it is not stuck on them."""
-    torch.manual_seed(0)
-    adapter = METHODS["pgn"].start(prepare(make_config()))
-    assert isinstance(adapter, PromptedAdapter)
-    first, second = adapter.generator(torch.randn(2, 3, 32, 32))
-    assert not torch.allclose(first, second)
+class TestOptions:
+    def test_an_unknown_method_is_refused_with_the_list(self, make_config: Callable[..., TrainConfig]) -> None:
+        """A typo trains nothing else."""
+        with pytest.raises(UsageError, match=r"there is no method 'pgm' \(one of zero-shot, linear, .*, pgn\)"):
+            make_config(method="pgm")
+
+    def test_zero_shot_has_the_text_head_without_being_told(self, make_config: Callable[..., TrainConfig]) -> None:
+        """It has no other; the config that is saved says so."""
+        assert make_config(method="zero-shot").head == "text"
+        with pytest.raises(UsageError, match=r"zero-shot cannot have a head of kind 'linear' \(it has text\)"):
+            make_config(method="zero-shot", head="linear")
+
+    def test_a_head_that_has_to_learn_cannot_be_fixed(self, make_config: Callable[..., TrainConfig]) -> None:
+        """Nothing would be left to train."""
+        with pytest.raises(UsageError, match="the head of linear has to learn"):
+            make_config(method="linear", train_head=False)
+        with pytest.raises(UsageError, match="zero-shot trains nothing"):
+            make_config(method="zero-shot", train_head=True)
+
+    def test_only_what_is_served_can_start_from_a_bundle(self, make_config: Callable[..., TrainConfig]) -> None:
+        """Bundles hold prompts; other methods have no use for them."""
+        with pytest.raises(UsageError, match=r"vp cannot start from a bundle \(only iip and pgn can\)"):
+            make_config(method="vp", start_from=("run",))
+
+    def test_every_option_goes_into_the_command(self, make_config: Callable[..., TrainConfig]) -> None:
+        """What a result states as its command makes the same run again."""
+        config = make_config(train_head=False, library="rgb", start_from=("a", "b"), hidden=9)
+        for words in ("--fixed-head", "--library rgb", "--start-from a --start-from b", "--hidden 9"):
+            assert words in command(config)

@@ -1,4 +1,4 @@
-"""The table of finished runs, written from their bundles into a Markdown file.
+"""The table of runs whose bundles are shipped, written from those bundles into a Markdown file.
 
 What stands above the marker line in that file is written by hand and kept; everything below is replaced.
 """
@@ -21,7 +21,7 @@ from training.run import finished_bundle
 
 _Methods: TypeAlias = dict[str, list[Manifest]]  # finished runs by method, sorted by seed
 
-MARKER = "<!-- below: written by training/report.py from the runs' bundles -->"
+MARKER = "<!-- below: written by training/shipped.py from the runs' bundles -->"
 
 
 def write_report(runs: Sequence[Path], out: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pgn.errors import UsageError
 from training.config import TrainConfig
 from training.loop import train
-from training.report import MARKER, write_report
+from training.shipped import MARKER, write_report
 
 
 @pytest.fixture

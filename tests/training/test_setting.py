@@ -1,0 +1,29 @@
+"""What a run reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pgn.errors import DataInvalid
+from training import setting
+from training.config import TrainConfig, open_images
+from training.setting import prepare
+
+
+def test_one_class_is_refused(make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the images come from; the probe could not be fitted."""
+    whole = open_images(make_config())
+    zeros = {split: tuple(e for e in getattr(whole, split) if e.label == 0) for split in ("train", "val", "test")}
+    monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, classes=("0",), **zeros))
+    with pytest.raises(DataInvalid, match="digits has one class only"):
+        prepare(make_config())
+
+
+def test_the_probe_is_fitted_on_what_the_config_leaves(make_config: Callable[..., TrainConfig]) -> None:
+    """Five images of each of ten digits."""
+    found = prepare(make_config())
+    assert len(found.train) == 50
+    assert found.probe.weight.shape == (10, found.backbone.num_features)

@@ -1,0 +1,92 @@
+"""A bundle that is looked into: opened on its backbone, with the images of the split it is asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from pgn.bundle import Bundle, read_bundle
+from pgn.errors import UsageError
+from pgn.method.backbone import load_backbone
+from pgn.method.predictor import Predictor
+from training.config import TrainConfig, open_images
+from training.data.dataset import Dataset, SplitName
+from training.data.images import Images, load_split
+from training.features import EVAL_BATCH
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an analysis looks at.
+
+    Attributes:
+        bundle: As read.
+        config: Of the run that made it.
+        predictor: It on its backbone.
+        dataset: The images it was trained on.
+        split: Which of them it is asked about.
+        images: Those.
+    """
+
+    bundle: Bundle
+    config: TrainConfig
+    predictor: Predictor
+    dataset: Dataset
+    split: SplitName
+    images: Images
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.bundle.manifest.classes
+
+    def probabilities(self) -> Tensor:
+        """(M, C) float32 of all images, calibrated: what the service answers."""
+        parts = torch.arange(len(self.images)).split(EVAL_BATCH)
+        return torch.cat([self.predictor.probabilities(self.images.pixels(part)).cpu() for part in parts])
+
+
+def open_subject(path: Path, *, backbone: Path | None = None, split: SplitName = "test") -> Subject:
+    """Open the bundle file at `path` with its backbone and images.
+
+    Args:
+        path: A bundle made by training, so one that says on what.
+        backbone: Folder of the frozen ViT, if it has moved.
+        split: Which images to look at.
+
+    Raises:
+        UsageError: The bundle does not say how it was trained, or its data set has other classes today.
+        PgnError: What reading bundle, backbone and images raises.
+    """
+    bundle = read_bundle(path)
+    config = config_of(bundle)
+    if backbone:
+        config = config.model_copy(update={"backbone": backbone})
+    dataset = open_images(config)
+    if dataset.classes != bundle.manifest.classes:
+        raise UsageError(
+            f"{path.name} knows other classes than {', '.join(config.dataset)} has today",
+            hint="put the images back as they were",
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor = Predictor(load_backbone(config.backbone, device), bundle)
+    images = load_split(dataset, split, predictor.backbone.spec.preprocess)
+    return Subject(bundle, config, predictor, dataset, split, images)
+
+
+def config_of(bundle: Bundle) -> TrainConfig:
+    """The config of the run that made this bundle.
+
+    Raises:
+        UsageError: It does not say, or says it in another version's words.
+    """
+    try:
+        return TrainConfig.model_validate(bundle.manifest.training["config"])
+    except (KeyError, ValidationError) as error:
+        raise UsageError(
+            f"bundle {bundle.version} does not say how it was trained", hint="give one made by `pgn train`"
+        ) from error

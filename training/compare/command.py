@@ -1,0 +1,72 @@
+"""What `pgn compare` does: read the grid, run the cells that are asked for, write the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pgn.errors import UsageError
+from training.compare.gather import TABLE_FILE, write_summary
+from training.compare.grid import Cell, find_grid, read_grid, shared_out
+from training.compare.runner import error_of, result_of, run_cells, top1
+
+
+def compare(
+    grid: str,
+    out: Path | None,
+    data_dir: Path,
+    *,
+    minutes: float | None = None,
+    only: str | None = None,
+    index: int | None = None,
+    run: bool = True,
+) -> Path:
+    """Run the cells of the grid that are not finished, then write its tables; returns the path of the Markdown.
+
+    Args:
+        grid: A TOML file, or the name of a shipped grid.
+        out: Folder of cells and tables; None for runs/<name of the grid>.
+        data_dir: Stands for `{data}` in specs, and is where named sets lie.
+        minutes: Stop after so long.
+        only: `N/M`: run the N-th of M parts of the cells.
+        index: Run this cell alone, counted from 0 in the order of `list_cells`.
+        run: False writes the tables of what is finished, and runs nothing.
+
+    Raises:
+        UsageError: The grid makes no sense; no such part or cell; finished cells had other options.
+        DiskFull: There is no room.
+    """
+    file, folder = _places(grid, out)
+    opened = read_grid(file)
+    if run:
+        run_cells(_chosen(opened.cells(), only, index), folder, data_dir, minutes=minutes)
+    write_summary(opened, folder, command=f"pgn compare {grid}")
+    return folder / TABLE_FILE
+
+
+def _places(grid: str, out: Path | None) -> tuple[Path, Path]:
+    file = find_grid(grid)
+    return file, out or Path("runs") / file.stem
+
+
+def _chosen(cells: Sequence[Cell], only: str | None, index: int | None) -> Sequence[Cell]:
+    if index is None:
+        return shared_out(cells, only) if only else cells
+    if index >= len(cells):
+        raise UsageError(f"there is no cell {index}", hint=f"the grid has {len(cells)}, counted from 0")
+    return [cells[index]]
+
+
+def list_cells(grid: str, out: Path | None) -> str:
+    """One line a cell: its number, name and state."""
+    file, folder = _places(grid, out)
+    lines = []
+    for number, cell in enumerate(read_grid(file).cells()):
+        if result := result_of(folder, cell):
+            state = f"finished, test {100 * top1(result.test):.2f} %"
+        elif error := error_of(folder, cell):
+            state = f"failed: {error}"
+        else:
+            state = "waiting"
+        lines.append(f"{number}  {cell.name}  {state}")
+    return "\n".join(lines)

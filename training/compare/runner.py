@@ -1,0 +1,192 @@
+"""Run the cells of a grid one after another: each in a folder of its own, which says whether it is done.
+
+There is no other state. A finished cell is never run again; one that was stopped goes on from its checkpoint; one
+that failed leaves its reason and is tried again next time, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pgn.bundle import write_atomically
+from pgn.errors import DiskFull, PgnError, UsageError, one_line
+from training.compare.grid import Cell
+from training.config import plan
+from training.disk import clear_disk_errors
+from training.loop import train
+from training.result import RunResult, read_result
+from training.run import CONFIG_FILE
+
+ERROR_FILE, MACHINE_FILE = "error.txt", "machine.txt"
+CELLS = "cells"
+
+_log = logging.getLogger(__name__)
+
+
+class TimeUp(BaseException):
+    """The time budget is used up. No failure of the cell that it meets, so not an Exception."""
+
+
+def run_cells(cells: Sequence[Cell], out: Path, data_dir: Path, *, minutes: float | None = None) -> None:
+    """Run those that are not finished, in order.
+
+    Args:
+        cells: Which.
+        out: Folder of the grid; the cell's is `out`/cells/<its name>.
+        data_dir: Stands for `{data}` in specs, and is where named sets lie.
+        minutes: Stop after so long. The cell at hand is cut off and goes on from its last checkpoint next time.
+
+    Raises:
+        DiskFull: There is no room, so the other cells would fail too.
+    """
+    waiting = [cell for cell in cells if result_of(out, cell) is None]
+    _say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished")
+    with time_limit(minutes):
+        try:
+            for number, cell in enumerate(waiting, start=1):
+                _say(f"cell {number}/{len(waiting)}: {cell}; {_time_left(cells, waiting[number - 1 :], out)}")
+                run_cell(cell, out, data_dir)
+        except TimeUp:
+            _say(f"{minutes:g} minutes are up; the same command goes on where this one stopped")
+
+
+def run_cell(cell: Cell, out: Path, data_dir: Path) -> None:
+    """Train one cell; what stops it is one line in its error.txt, and in the log with a traceback if unforeseen."""
+    folder = folder_of(out, cell)
+    with clear_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR_FILE).unlink(missing_ok=True)
+        write_atomically(folder / MACHINE_FILE, f"{machine()}\n".encode())
+    try:
+        specs = [spec.replace("{data}", str(data_dir)) for spec in cell.dataset]
+        given = {"method": cell.method, "seed": cell.seed, "data_dir": data_dir, **cell.options}
+        if cell.fraction != 1:
+            given["fraction"] = cell.fraction
+        train(plan(specs, folder, **given))
+    except DiskFull:
+        raise
+    except Exception as error:
+        line = str(error) if isinstance(error, PgnError) else f"{type(error).__name__}: {one_line(error)}"
+        if not isinstance(error, PgnError):
+            _log.exception("%s failed in a way that nobody foresaw", cell)
+        with clear_disk_errors(folder):
+            write_atomically(folder / ERROR_FILE, f"{line}\n".encode())
+        _say(f"failed: {line}")
+        return
+    if result := result_of(out, cell):
+        _say(f"done: val {100 * top1(result.val):.2f} %, test {100 * top1(result.test):.2f} %, {result.seconds:.0f} s")
+
+
+def folder_of(out: Path, cell: Cell) -> Path:
+    """The folder of the cell's run."""
+    return out / CELLS / cell.name
+
+
+def result_of(out: Path, cell: Cell) -> RunResult | None:
+    """The result of a finished cell; None before that.
+
+    Raises:
+        UsageError: The folder holds a run with other options than the grid has now.
+        ArtefactError: Its result cannot be read.
+    """
+    folder = folder_of(out, cell)
+    if result := read_result(folder):
+        _refuse_other_options(folder, cell)
+    return result
+
+
+def error_of(out: Path, cell: Cell) -> str | None:
+    """The one line of a cell that failed; None if it has not, or has been started again."""
+    file = folder_of(out, cell) / ERROR_FILE
+    return file.read_text().partition("\n")[0] if file.exists() else None
+
+
+def _refuse_other_options(folder: Path, cell: Cell) -> None:
+    """A finished cell is not run again, so its numbers must be those of the grid as it is now."""
+    there = json.loads((folder / CONFIG_FILE).read_text())
+    there |= there.get("recipe") or {}
+    here = {"method": cell.method, "dataset": cell.dataset, **cell.options}
+    faults = [
+        f"{name} {there[name]!r} there, {wanted!r} in the grid"
+        for name, wanted in here.items()
+        if name in there and _place_free(there[name]) != _place_free(wanted)
+    ]
+    if faults:
+        raise UsageError(
+            f"{folder} was run with other options: {', '.join(faults)}", hint="delete it, or give another --out"
+        )
+
+
+def _place_free(value: Any) -> Any:
+    """An option as config.json writes it, and of a path only its last part: a folder may lie elsewhere today."""
+    if isinstance(value, list | tuple):
+        return [_place_free(each) for each in value]
+    return Path(value.partition(":")[2] or value).name if isinstance(value, str) else value
+
+
+def top1(scores: dict[str, Any]) -> float:
+    """The share that is compared: top-1, of a union the mean over its sets."""
+    return float(scores.get("balanced", scores["top1"]))
+
+
+def machine() -> str:
+    """The machine in one line: processor, cores or graphics card, torch."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
+    return f"{model}, {device}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Raise TimeUp inside after so many minutes; without a number, never. For the main thread."""
+    if minutes is None:
+        yield
+        return
+
+    def raise_time_up(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, raise_time_up)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _time_left(cells: Sequence[Cell], waiting: Sequence[Cell], out: Path) -> str:
+    """How long the waiting cells may take: as long as finished ones of the same row, else as all finished ones."""
+    taken: dict[str, list[float]] = {}
+    for cell in cells:
+        if result := result_of(out, cell):
+            taken.setdefault(cell.row, []).append(result.seconds)
+    if not taken:
+        return "time left unknown before the first is done"
+    usual = mean(seconds for row in taken.values() for seconds in row)
+    left = sum(mean(taken[cell.row]) if cell.row in taken else usual for cell in waiting)
+    return f"about {time.strftime('%H:%M', time.gmtime(left))} hours left" if left < 86_400 else "more than a day left"
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

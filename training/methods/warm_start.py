@@ -1,0 +1,147 @@
+"""Prompts that go on from a bundle: `--start-from`, once or several times, the later over the earlier.
+
+A PGN's bundle gives the parts that have the same shape: the encoder (so a union PGN can lend its own to any other), the
+library, and the projection if both of these fit. An IIP bundle gives its prompts: the first forward of the PGN is then
+exactly that of the input-independent prompts, and training can only add what depends on the image.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pgn.bundle import Bundle, read_bundle
+from pgn.errors import UsageError
+from pgn.method.backbone import FrozenBackbone
+from pgn.method.generator import DirectGenerator, FixedPrompts, Generator, PromptGenerator
+
+OWN_SHARE = 0.7  # of each prompt's own token at the start; a larger one leaves the softmax too little slope to learn on
+SPARE_NOISE = 0.5  # of the prompts' standard deviation: how far a token that no prompt leans on is from a prompt
+
+
+def open_starts(paths: Sequence[Path], backbone: FrozenBackbone) -> list[Bundle]:
+    """The bundles at these paths: files, or folders of finished runs.
+
+    Raises:
+        UsageError: A folder without a finished run, or of one whose method makes no bundle.
+        BundleIncompatible: A bundle of another backbone.
+        ArtefactError: What else reading a bundle raises.
+    """
+    return [read_bundle(_bundle_file(path), backbone=backbone.digest) for path in paths]
+
+
+def start_prompts(generator: FixedPrompts, bundle: Bundle) -> None:
+    """Input-independent prompts go on from those of a bundle.
+
+    Raises:
+        UsageError: The bundle holds a PGN, or another number of prompts.
+    """
+    generator.prompts.data.copy_(_prompts(bundle, generator.spec.num_prompts, "iip"))
+
+
+def start_generator(generator: Generator, bundle: Bundle) -> None:
+    """A prompt generation network goes on from a bundle; see the head of this file.
+
+    Raises:
+        UsageError: Nothing of the bundle fits, or its prompts cannot be written into this generator's library.
+    """
+    if bundle.manifest.method == "pgn":
+        _take_parts(generator, bundle)
+    elif isinstance(generator, DirectGenerator):
+        generator.last_layer.weight.data.zero_()
+        generator.last_layer.bias.data.copy_(_prompts(bundle, generator.spec.num_prompts, "pgn").flatten())
+    else:
+        assert isinstance(generator, PromptGenerator)
+        _lean_on(generator, _prompts(bundle, generator.spec.num_prompts, "pgn"), bundle)
+
+
+def _bundle_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    try:
+        name = json.loads((path / "result.json").read_text())["bundle"]
+    except (OSError, ValueError, KeyError):
+        name = None
+    if name is None:
+        raise UsageError(f"{path} is no folder of a finished run with a bundle", hint="give a bundle's file")
+    return path / name
+
+
+def _prompts(bundle: Bundle, count: int, method: str) -> Tensor:
+    """(K, D) the free prompts of an IIP bundle."""
+    manifest = bundle.manifest
+    if manifest.method != "iip":
+        raise UsageError(f"{method} cannot start from {bundle.version}, a {manifest.method} bundle")
+    if manifest.generator.num_prompts != count:
+        raise UsageError(
+            f"the bundle to start from has {manifest.generator.num_prompts} prompts, this run {count}",
+            hint=f"--num-prompts {manifest.generator.num_prompts}",
+        )
+    return torch.from_numpy(bundle.tensors["generator.prompts"].copy())
+
+
+def _take_parts(generator: Generator, bundle: Bundle) -> None:
+    """Copy the encoder, the library, and the projection if both fit."""
+    given = {
+        name.removeprefix("generator."): torch.from_numpy(array.copy())
+        for name, array in bundle.tensors.items()
+        if name.startswith("generator.")
+    }
+    own = {name: t for name, t in generator.state_dict().items() if not name.endswith("num_batches_tracked")}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in own.items():
+        parts.setdefault(name.partition(".")[0], {})[name] = tensor
+    fits = {
+        part: all(name in given and given[name].shape == tensor.shape for name, tensor in tensors.items())
+        for part, tensors in parts.items()
+    }
+    for projection in fits.keys() - {"encoder", "library"}:
+        fits[projection] = all(fits.values())
+    if not any(fits.values()):
+        theirs, ours = bundle.manifest.generator, generator.spec
+        raise UsageError(
+            f"nothing of {bundle.manifest.dataset} {bundle.version} fits this run: its encoder is {theirs.encoder} "
+            f"(width {theirs.encoder_width}), its library {theirs.library} of {theirs.library_size}; asked for are "
+            f"{ours.encoder} (width {ours.encoder_width}) and {ours.library} of {ours.library_size}",
+        )
+    with torch.no_grad():
+        for part in (part for part, fit in fits.items() if fit):
+            for name, tensor in parts[part].items():
+                tensor.copy_(given[name])
+
+
+@torch.no_grad()
+def _lean_on(generator: PromptGenerator, prompts: Tensor, bundle: Bundle) -> None:
+    """Make (K, D) `prompts` this generator's answer to every image, with each prompt leaning on a token of its own.
+
+    With the encoder's say at zero, prompt k is s T_k + o (sum of all other tokens), s = `OWN_SHARE`, o = (1 - s) /
+    (N - 1). Tokens K.. are spares near some prompt; the first K are solved for, so that the mixture is the prompt
+    itself, not the prompt and some average.
+    """
+    spec = generator.spec
+    count, size = spec.num_prompts, spec.library_size
+    if spec.library != "latent":
+        raise UsageError(
+            f"the {spec.library} library cannot hold the latent prompts of {bundle.version}",
+            hint="start from a bundle with an RGB library, or train with --library latent",
+        )
+    if size <= count:
+        raise UsageError(
+            f"a library of {size} tokens is too small to start from {count} prompts", hint=f"--library-size {count + 1}"
+        )
+    spares = prompts[torch.arange(size - count) % count]
+    spares = spares + SPARE_NOISE * prompts.std() * torch.randn_like(spares)
+    others = (1 - OWN_SHARE) / (size - 1)
+    lead = OWN_SHARE - others  # prompt k = lead * T_k + others * (sum of all tokens)
+    total = (prompts.sum(0) + lead * spares.sum(0)) / (lead + count * others)
+    generator.library.tokens.data.copy_(torch.cat([(prompts - others * total) / lead, spares]))
+    layer = generator.last_layer
+    layer.weight.zero_()
+    layer.bias.zero_()
+    own = torch.arange(count)
+    layer.bias.view(count, size)[own, own] = math.log(OWN_SHARE / others)

@@ -1,0 +1,89 @@
+"""What can be seen of a running training: the bar with its time left, a line an epoch, TensorBoard, Prometheus."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+from typing_extensions import Self
+
+from pgn.errors import SetupError
+from training.metrics import TrainingMetrics
+from training.run import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Watch:
+    """Shows a run while the `with` block lasts; the first of several processes shows it for all of them.
+
+    Args:
+        total: Steps of the run.
+        progress: Where it stands.
+        shown: Whether this process shows anything.
+        tensorboard: Folder for TensorBoard's files, or None.
+        metrics_port: Where Prometheus may ask, or None.
+
+    Raises:
+        SetupError: TensorBoard is wanted and not installed.
+        PortTaken: Another program listens on the port.
+    """
+
+    def __init__(
+        self, total: int, progress: Progress, *, shown: bool, tensorboard: Path | None, metrics_port: int | None
+    ) -> None:
+        self._shown = shown
+        self._until = ExitStack()
+        self._board = self._metrics = None
+        if shown and tensorboard is not None:
+            self._board = _open_board(tensorboard, progress)
+            self._until.callback(self._board.close)
+        if shown and metrics_port is not None:
+            self._metrics = self._until.enter_context(TrainingMetrics(metrics_port, total))
+            say(f"metrics: http://127.0.0.1:{self._metrics.port}/metrics")
+        hidden = not (shown and sys.stderr.isatty())
+        self._bar = self._until.enter_context(tqdm(total=total, initial=progress.step, unit="step", disable=hidden))
+
+    def step(self, progress: Progress, rates: list[float]) -> None:
+        """After an optimiser step."""
+        self._bar.set_postfix_str(f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.3f}", refresh=False)
+        self._bar.update()
+        if self._metrics:
+            self._metrics.step(progress, rates)
+
+    def epoch(self, progress: Progress, planned: int) -> None:
+        """After an epoch's validation."""
+        record = progress.history[-1]
+        say(f"epoch {record['epoch']}/{planned}: {progress.last_line()}", shown=self._shown)
+        if self._metrics:
+            self._metrics.epoch(progress)
+        if self._board:
+            for name in ("loss", "top1"):
+                both = {split: record[f"{split}_{name}"] for split in ("train", "val")}
+                for split, value in both.items():
+                    self._board.add_scalar(f"{name}/{split}", value, record["epoch"])
+            self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._until.close()
+
+
+def say(line: str, *, shown: bool = True) -> None:
+    """One line on standard error, above a bar if there is one."""
+    if shown:
+        tqdm.write(line, file=sys.stderr)
+
+
+def _open_board(folder: Path, progress: Progress) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SetupError("TensorBoard is not installed", hint="pip install 'pgn-serve[tensorboard]'") from error
+    return SummaryWriter(str(folder), purge_step=len(progress.history) + 1)  # a resumed run repeats nothing
