@@ -35,7 +35,7 @@ class BackboneSpec(BaseModel):
 
     `architecture` holds the keyword arguments of open_clip's `VisionTransformer` (library "open_clip") or of timm's
     `create_model` (library "timm", with the key `model`). The activation has no default: CLIP's weights answer
-    wrongly, without any error, under the wrong one.
+    wrongly, without any error, under the wrong one. `precision` is that of the blocks' linear layers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -46,11 +46,17 @@ class BackboneSpec(BaseModel):
     architecture: dict[str, Any]
     activation: Literal["gelu", "quick_gelu"]
     preprocess: Preprocess
+    precision: Literal["float", "int8"] = "float"
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     def to_json(self) -> str:
-        """The text of `backbone.json`, byte for byte what `backbone_digest` is taken over."""
-        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+        """The text of `backbone.json`, byte for byte what the backbone's digest is taken over.
+
+        `precision` is younger than the other fields and written only if it says something, so that a float backbone
+        saved again has the digest it always had.
+        """
+        silent = {"precision"} if self.precision == "float" else None
+        return self.model_dump_json(by_alias=True, indent=2, exclude=silent) + "\n"
 
 
 def read_spec(folder: Path) -> tuple[BackboneSpec, str]:

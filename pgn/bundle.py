@@ -19,7 +19,15 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from typing_extensions import Self
@@ -29,6 +37,7 @@ from pgn.errors import BundleCorrupt, BundleIncompatible, BundleInvalid, BundleM
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 _FILE_NAME: Final = re.compile(r"^(?P<dataset>[a-z0-9][a-z0-9_-]{0,62})\.(?P<digest>[0-9a-f]{16})\.safetensors$")
 _MANIFEST_KEY: Final = "manifest"
+_YOUNGER_FIELDS: Final = ("projection", "hidden", "crop", "patch_size")  # of GeneratorSpec; absent means default
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -40,24 +49,58 @@ class _Record(BaseModel):
 class GeneratorSpec(_Record):
     """The shape of a prompt generator; enough to rebuild it before its weights are loaded.
 
-    `encoder` "none" means input-independent prompts: K free vectors and no library. `input_size` is the side in
-    pixels of what the encoder sees; `antialias` says how the backbone's input is resized to it, if it differs.
+    An encoder looks at the image, a projection turns its features into mixing logits, a library turns the mixture into
+    prompts. `encoder` "none" means input-independent prompts: K free vectors and nothing else. `library` "none" means
+    that the projection writes the prompts' values itself.
+
+    Attributes:
+        encoder_width: Channels of the first layer of "resnet10"; the other encoders do not have it.
+        num_prompts: K.
+        library_size: N; 0 if and only if there is no library.
+        embed_dim: D, width of the backbone's tokens.
+        library: "latent" tokens, or "rgb" patches of pixels that become tokens in the backbone's patch projection.
+        input_size: Side in pixels of what the encoder sees.
+        antialias: How the backbone's input is resized to that, if it differs.
+        projection: One "linear" layer, or an "mlp" with one hidden layer.
+        hidden: Width of hidden layers, that of the encoder "mlp" and that of the projection "mlp"; None without.
+        crop: Side in pixels of the centre crop that the encoder "mlp" reads; None without.
+        patch_size: P, side of the backbone's patches in pixels, for the library "rgb"; None without.
     """
 
-    encoder: Literal["resnet10", "none"]
+    encoder: Literal["resnet10", "resnet18", "mlp", "none"]
     encoder_width: int = Field(16, gt=0, le=1024)
     num_prompts: int = Field(gt=0, le=4096)
     library_size: int = Field(ge=0, le=65536)
     embed_dim: int = Field(gt=0, le=16384)
-    library: Literal["latent"] = "latent"
+    library: Literal["latent", "rgb", "none"] = "latent"
     input_size: int = Field(gt=0, le=4096)
     antialias: bool = False
+    projection: Literal["linear", "mlp"] = "linear"
+    hidden: int | None = Field(None, gt=0, le=65536)
+    crop: int | None = Field(None, gt=0, le=4096)
+    patch_size: int | None = Field(None, gt=0, le=256)
 
     @model_validator(mode="after")
-    def _library_fits_encoder(self) -> Self:
-        if (self.encoder == "none") != (self.library_size == 0):
-            raise ValueError("library_size is 0 if and only if encoder is 'none'")
+    def _parts_fit(self) -> Self:
+        if self.encoder == "none" and (self.library, self.projection) != ("latent", "linear"):
+            raise ValueError("encoder 'none' has neither a library nor a projection to choose")
+        if (self.library_size == 0) != (self.encoder == "none" or self.library == "none"):
+            raise ValueError("library_size is 0 if and only if encoder or library is 'none'")
+        if (self.hidden is None) == ("mlp" in (self.encoder, self.projection)):
+            raise ValueError("hidden is given if and only if encoder or projection is 'mlp'")
+        if (self.crop is None) == (self.encoder == "mlp"):
+            raise ValueError("crop is given if and only if encoder is 'mlp'")
+        if self.crop is not None and self.crop > self.input_size:
+            raise ValueError(f"a crop of {self.crop} px does not fit into an input of {self.input_size} px")
+        if (self.patch_size is None) == (self.library == "rgb"):
+            raise ValueError("patch_size is given if and only if library is 'rgb'")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_says_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Younger fields are written only where they are used: bundles of the first kinds keep their bytes."""
+        silent = {name for name in _YOUNGER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in write(self).items() if name not in silent}
 
 
 class HeadSpec(_Record):
@@ -223,8 +266,11 @@ def _check_tensors(manifest: Manifest, tensors: Tensors) -> None:
         wanted["head.bias"] = (classes,)
     if generator.encoder == "none":
         wanted["generator.prompts"] = (generator.num_prompts, generator.embed_dim)
-    else:
+    elif generator.library == "latent":
         wanted["generator.library.tokens"] = (generator.library_size, generator.embed_dim)
+    elif generator.patch_size is not None:
+        wanted["generator.library.pixel_logits"] = (generator.library_size, 3, *2 * (generator.patch_size,))
+    if generator.library_size:
         wanted["profile.mixture"] = (generator.library_size,)
     for name, shape in wanted.items():
         if name not in tensors:

@@ -71,6 +71,13 @@ class Index(_Record):
         datasets = {**self.datasets, dataset: entry}
         return Index(revision=self.revision + 1, backbone=self.backbone, datasets=datasets)
 
+    def main_version(self, dataset: str) -> str:
+        """The digest with the largest share of `dataset`; raises UnknownDataset with the near names."""
+        entry = self.datasets.get(dataset)
+        if entry is None:
+            raise unknown_dataset(dataset, self.datasets)
+        return max(entry.versions, key=lambda version: version.share).digest
+
 
 def read_index(store: Path) -> Index:
     """The index of the model store at `store`; raises IndexInvalid naming the fault."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from pgn.backbone_spec import BackboneSpec, Preprocess
 from pgn.bundle import BackboneRef, GeneratorSpec, HeadSpec, Manifest, write_bundle
 from pgn.method.backbone import build_vit, save_backbone
 from pgn.method.generator import build_generator
+from pgn.method.pixels import Normalise
+from pgn.method.projection import PatchProjection
 from pgn.store.local import LocalStore
 
 TOY_ARCHITECTURE = {
@@ -30,6 +33,9 @@ TOY_ARCHITECTURE = {
     "output_dim": 16,
 }
 
+TOY_PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+ANY_PROJECTION = PatchProjection(torch.zeros(32, 3, 8, 8), None, Normalise(TOY_PREPROCESS))  # never in a bundle
+
 
 def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
     """A seeded random tower as a backbone folder; returns its digest."""
@@ -38,7 +44,7 @@ def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
         library="open_clip",
         architecture=TOY_ARCHITECTURE,
         activation="quick_gelu",
-        preprocess=Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        preprocess=TOY_PREPROCESS,
         weights_sha256="0" * 64,
     )
     with torch.random.fork_rng():
@@ -47,15 +53,29 @@ def make_backbone(folder: Path, *, seed: int = 0, name: str = "toy") -> str:
 
 
 def make_bundle(
-    folder: Path, dataset: str, backbone: str, *, seed: int = 0, num_classes: int = 3, num_prompts: int = 4
+    folder: Path,
+    dataset: str,
+    backbone: str,
+    *,
+    seed: int = 0,
+    num_classes: int = 3,
+    num_prompts: int = 4,
+    library: Literal["latent", "rgb"] = "latent",
 ) -> Path:
     """A bundle with a random generator and a linear head whose answers differ between images."""
     generator_spec = GeneratorSpec(
-        encoder="resnet10", encoder_width=4, num_prompts=num_prompts, library_size=6, embed_dim=32, input_size=32
+        encoder="resnet10",
+        encoder_width=4,
+        num_prompts=num_prompts,
+        library_size=6,
+        embed_dim=32,
+        library=library,
+        patch_size=8 if library == "rgb" else None,
+        input_size=32,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        generator = build_generator(generator_spec)
+        generator = build_generator(generator_spec, ANY_PROJECTION)
         for parameter in generator.parameters():  # large enough that prompts matter
             parameter.data *= 3
         head = torch.randn(num_classes, 16)

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from pgn.backbone_spec import WEIGHTS_FILE, BackboneSpec, file_sha256, read_spec, verify_weights, write_spec
 from pgn.errors import BackboneInvalid, one_line
 from pgn.method.pixels import Normalise
+from pgn.method.quantise import quantise_linears, stored_name
 
 
 class FrozenBackbone(nn.Module, ABC):
@@ -34,12 +35,14 @@ class FrozenBackbone(nn.Module, ABC):
         digest: The backbone's digest, to which bundles are bound; empty for one that came from no folder.
         embed_dim: D, the width of its tokens and so of prompts.
         num_features: Width of what it gives to a head.
+        num_prefix: Tokens before the patches: the class token and registers.
         grid: Patches in a row; K prompts fill whole image rows if K is a multiple of it.
         patch_size: P, the side of a patch in pixels.
     """
 
     embed_dim: int
     num_features: int
+    num_prefix: int
     grid: int
     patch_size: int
 
@@ -132,6 +135,7 @@ class OpenClipBackbone(FrozenBackbone):
         if type(self.vit.transformer.resblocks[-1]).__name__ != "ResidualAttentionBlock":
             raise BackboneInvalid(f"backbone {spec.name} is not made of CLIP's own blocks")
         self.embed_dim, self.num_features = self.vit.proj.shape
+        self.num_prefix = 1
         self.grid, self.patch_size = self.vit.grid_size[0], self.vit.patch_size[0]
 
     def embed_square(self, images: Tensor) -> Tensor:
@@ -183,6 +187,7 @@ class TimmBackbone(FrozenBackbone):
     def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
         super().__init__(vit, spec, digest)
         self.embed_dim = self.num_features = self.vit.embed_dim
+        self.num_prefix = self.vit.num_prefix_tokens
         self.grid, self.patch_size = self.vit.patch_embed.grid_size[0], self.vit.patch_embed.patch_size[0]
 
     def embed_square(self, images: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ class TimmBackbone(FrozenBackbone):
 
     def read_out(self, tokens: Tensor) -> Tensor:
         """(B, tokens, D) -> (B, num_features), read from the ViT's own tokens."""
-        own = self.vit.num_prefix_tokens + self.vit.patch_embed.num_patches
+        own = self.num_prefix + self.vit.patch_embed.num_patches
         return cast("Tensor", self.vit.forward_head(self.vit.norm(tokens)[:, :own], pre_logits=True))
 
 
@@ -243,20 +248,23 @@ def adapt(vit: nn.Module, spec: BackboneSpec, digest: str = "") -> FrozenBackbon
 
 
 def load_backbone(folder: Path, device: torch.device | str = "cpu") -> FrozenBackbone:
-    """The frozen ViT in `folder`, verified, in float32 on `device`.
+    """The frozen ViT in `folder`, verified, in float32 on `device`; linear layers of an int8 folder stay int8.
 
     Raises:
         BackboneInvalid: Missing, incomplete or damaged; or its weights do not fit its architecture.
     """
     spec, digest = read_spec(folder)
     path = verify_weights(folder, spec)
-    vit = build_vit(spec)
+    backbone = adapt(build_vit(spec), spec, digest)
+    if spec.precision == "int8":
+        quantise_linears(backbone.blocks)
+    names = {stored_name(name): name for name in backbone.vit.state_dict()}
     try:
         weights = load_file(path)
-        vit.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        backbone.vit.load_state_dict({names.get(name, name): tensor for name, tensor in weights.items()})
     except (RuntimeError, SafetensorError) as error:
         raise BackboneInvalid(f"{folder}: the weights do not fit the architecture: {one_line(error)}") from error
-    return adapt(vit, spec, digest).to(device)
+    return backbone.to(device)
 
 
 def save_backbone(folder: Path, vit: nn.Module, spec: BackboneSpec, *, dtype: torch.dtype = torch.float32) -> str:

@@ -1,15 +1,20 @@
 """Image encoders of the prompt generator: a picture becomes one feature vector.
 
 ResNet10 is the paper's: ResNet18 with one block a stage and a first layer of 16 channels. Its quirks (a stride-2 stem
-of 3 x 3, skips with bias and without norm) are those of the authors' code, so that their checkpoints load.
+of 3 x 3, skips with bias and without norm) are those of the authors' code, so that their checkpoints load. ResNet18 and
+the MLP on pixels are the paper's ablations. Every encoder has `features`, the width of what it gives.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pgn.bundle import GeneratorSpec
 
 
 class ResidualBlock(nn.Module):
@@ -60,3 +65,65 @@ class ResNet10(nn.Module):
         """(B, 3, H, W) normalised images -> (B, features)."""
         features: Tensor = self.blocks(self.stem(images))  # (B, features, H / 32, W / 32)
         return features.mean(dim=(2, 3))
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet18 without its classifier: 11,176,512 parameters, 512 features.
+
+    It begins with random weights; `net` takes the state of torchvision's ImageNet file, but for `fc`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet18  # slow to import, and rarely the encoder
+
+        self.net = resnet18()
+        self.features = self.net.fc.in_features
+        self.net.fc = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, 512)."""
+        features: Tensor = self.net(images)
+        return features
+
+
+class CentrePixels(nn.Module):
+    """One layer on the pixels of a centre crop: with the linear projection behind it, the paper's MLP of two layers.
+
+    Args:
+        crop: Side of the crop in pixels.
+        hidden: Width of the layer, and so of the features. The paper gives neither number.
+    """
+
+    def __init__(self, crop: int, hidden: int) -> None:
+        super().__init__()
+        self.crop = crop
+        self.features = hidden
+        self.layer = nn.Linear(3 * crop * crop, hidden)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images, at least as large as the crop -> (B, hidden)."""
+        top, left = ((side - self.crop) // 2 for side in images.shape[2:])
+        centre = images[:, :, top : top + self.crop, left : left + self.crop]
+        return torch.relu(self.layer(centre.flatten(1)))
+
+
+Encoder: TypeAlias = ResNet10 | ResNet18 | CentrePixels
+"""(B, 3, H, W) normalised images -> (B, features)."""
+
+
+def build_encoder(spec: GeneratorSpec) -> Encoder:
+    """The encoder of a generator that looks at images, drawn from torch's global random state."""
+    if spec.encoder == "resnet18":
+        return ResNet18()
+    if spec.crop is not None and spec.hidden is not None:
+        return CentrePixels(spec.crop, spec.hidden)
+    return ResNet10(spec.encoder_width)
+
+
+def resize_for(spec: GeneratorSpec, images: Tensor) -> Tensor:
+    """(B, 3, S, S) the backbone's input -> (B, 3, input_size, input_size) what the encoder sees."""
+    size = spec.input_size
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=spec.antialias)

@@ -10,6 +10,7 @@ from pgn.errors import BundleIncompatible
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import load_generator
 from pgn.method.head import load_head
+from pgn.method.projection import projection_of
 
 
 class Predictor:
@@ -27,13 +28,29 @@ class Predictor:
         self.backbone = backbone
         self.manifest = bundle.manifest
         device = next(backbone.parameters()).device
-        self.generator = load_generator(bundle).to(device)
+        projection = projection_of(backbone) if bundle.manifest.generator.library == "rgb" else None
+        self.generator = load_generator(bundle, projection).to(device)
         self.head = load_head(bundle).to(device)
 
     @torch.inference_mode()
     def probabilities(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 squares -> (B, C) float32 class probabilities, calibrated by the temperature."""
         images = self.backbone.normalise(pixels)
-        features = self.backbone(images, self.generator(images))
+        return self._answer(self.backbone(images, self.generator(images)))
+
+    @torch.inference_mode()
+    def probabilities_alone(self, inputs: Tensor) -> Tensor:
+        """What the frozen ViT and the head say without the generator.
+
+        Args:
+            inputs: (B, 3, S + R, S) normalised; the R rows below the square hold the prompts of a prompted image. With
+                R = 0 it is the answer without prompts.
+
+        Returns:
+            (B, C) float32.
+        """
+        return self._answer(self.backbone(inputs))
+
+    def _answer(self, features: Tensor) -> Tensor:
         logits: Tensor = self.head(features) / self.manifest.temperature
         return logits.softmax(dim=-1)

@@ -16,7 +16,7 @@ from torch import nn
 
 from pgn.bundle import Bundle, Manifest
 from pgn.errors import BundleInvalid, DatasetUnavailable, NotReady, PgnError
-from pgn.index import Index, unknown_dataset
+from pgn.index import Index
 from pgn.message import Target
 from pgn.store.local import LocalStore
 
@@ -83,16 +83,10 @@ class Bank(Generic[M]):
             DatasetUnavailable: Its bundle was refused; the message has the reason.
             NotReady: The digest is of a version that this index does not name.
         """
-        digest = target.digest or self._served(target.dataset)
+        digest = target.digest or self._index.main_version(target.dataset)
         key = (target.dataset, digest)
         if key in self._held:
             return self._held[key]
         if key in self.faults:
             raise DatasetUnavailable(f"data set {target.dataset!r} is not available: {self.faults[key].message}")
         raise NotReady(f"version {digest[:16]} of data set {target.dataset!r} is not loaded")
-
-    def _served(self, dataset: str) -> str:
-        entry = self._index.datasets.get(dataset)
-        if entry is None:
-            raise unknown_dataset(dataset, self._index.datasets)
-        return max(entry.versions, key=lambda version: version.share).digest

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
 from pgn.backbone_spec import Preprocess, read_spec
+from pgn.bundle import Bundle
 from pgn.errors import MessageInvalid
 from pgn.index import read_index
 from pgn.message import Message, encode, encode_error
 from pgn.method.generator import Generator, load_generator
 from pgn.method.pixels import Normalise
+from pgn.method.projection import PatchProjection, load_projection
 from pgn.settings import Settings
 from pgn.stages.bank import Bank, Held
 from pgn.stages.rows import MAX_ANSWER_BYTES, Batch, Row, read_row, too_large
@@ -65,8 +68,17 @@ class PgnStage:
         """The stage for a model store; raises ArtefactError where index or backbone cannot be read."""
         store = LocalStore(settings.store)
         index = read_index(store.root)
-        spec, _ = read_spec(store.backbone_folder(index.backbone))
-        bank = Bank[Generator](store, index, load_generator, device)
+        folder = store.backbone_folder(index.backbone)
+        spec, _ = read_spec(folder)
+
+        @cache  # one in memory for all bundles, and none read where no bundle holds pixels
+        def projection() -> PatchProjection:
+            return load_projection(folder)
+
+        def build(bundle: Bundle) -> Generator:
+            return load_generator(bundle, projection() if bundle.manifest.generator.library == "rgb" else None)
+
+        bank = Bank[Generator](store, index, build, device)
         return cls(bank, spec.preprocess, device=device, max_pixels=settings.max_pixels, top_k=settings.top_k)
 
     @torch.inference_mode()
@@ -95,6 +107,8 @@ class PgnStage:
         pixels, request = message.images, message.request
         if pixels is None or len(pixels) == 0:
             raise MessageInvalid("the message holds no image")
+        if request.prompts_from == "image":
+            raise MessageInvalid("the images carry their prompts; stage vit is asked alone")
         if pixels.shape[1:3] != (size, size):
             height, width = pixels.shape[1:3]
             raise MessageInvalid(f"the images are {width} x {height} pixels; the backbone's are {size} x {size}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.numpy import save
 
 from pgn.bundle import (
@@ -25,6 +26,7 @@ from pgn.bundle import (
 )
 from pgn.errors import BundleCorrupt, BundleIncompatible, BundleInvalid, BundleMissing
 
+ROOT = Path(__file__).parents[2]
 BACKBONE = "ab" * 32
 MANIFEST = Manifest(
     dataset="digits",
@@ -101,6 +103,88 @@ class TestIdentity:
         manifest = MANIFEST.model_copy(update={"method": "iip", "generator": spec, "head": head})
         tensors = {"generator.prompts": np.ones((2, 8), np.float32), "head.weight": np.ones((3, 5), np.float32)}
         assert read_bundle(write_bundle(tmp_path, manifest, tensors)).manifest == manifest
+
+    @pytest.mark.parametrize(
+        "path", sorted((ROOT / "model_store/datasets").glob("*/*.safetensors")), ids=lambda p: p.name
+    )
+    def test_a_shipped_bundle_written_again_has_the_same_name(self, tmp_path, path):
+        """Options that came later say nothing in it, so no byte of it changes, and old readers can read new bundles."""
+        shipped = read_bundle(path)
+        assert write_bundle(tmp_path, shipped.manifest, shipped.tensors).read_bytes() == path.read_bytes()
+
+
+def with_generator(**changes: object) -> Manifest:
+    """MANIFEST with other parts in its generator."""
+    return Manifest.model_validate_json(manifest_json(generator={**MANIFEST.generator.model_dump(), **changes}))
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"encoder": "resnet18"},
+            {"encoder": "mlp", "crop": 10, "hidden": 20},
+            {"projection": "mlp", "hidden": 20},
+            {"library": "rgb", "patch_size": 4},
+            {"library": "none", "library_size": 0},
+        ],
+    )
+    def test_each_generator_of_the_paper_can_be_bundled(self, tmp_path, options):
+        """What is needed to build it again stands in the manifest."""
+        manifest, tensors = with_generator(**options), arrays()
+        if manifest.generator.library != "latent":
+            del tensors["generator.library.tokens"]
+        if manifest.generator.library == "rgb":
+            tensors["generator.library.pixel_logits"] = np.zeros((4, 3, 4, 4), np.float32)
+        if manifest.generator.library == "none":
+            del tensors["profile.mixture"]
+        bundle = read_bundle(write_bundle(tmp_path, manifest, tensors))
+        assert bundle.manifest == manifest
+        assert {name: getattr(bundle.manifest.generator, name) for name in options} == options
+
+    def test_options_that_say_nothing_are_not_written(self):
+        """A manifest of the first kind looks as it always did."""
+        assert list(MANIFEST.generator.model_dump()) == [
+            "encoder",
+            "encoder_width",
+            "num_prompts",
+            "library_size",
+            "embed_dim",
+            "library",
+            "input_size",
+            "antialias",
+        ]
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"encoder": "vit"}, "generator.encoder"),
+            ({"encoder": "mlp", "hidden": 20}, "crop is given if and only if encoder is 'mlp'"),
+            ({"encoder": "mlp", "crop": 10}, "hidden is given if and only if"),
+            ({"hidden": 20}, "hidden is given if and only if"),
+            ({"crop": 10}, "crop is given if and only if"),
+            ({"encoder": "mlp", "crop": 33, "hidden": 20}, "a crop of 33 px does not fit into an input of 32 px"),
+            ({"library": "rgb"}, "patch_size is given if and only if library is 'rgb'"),
+            ({"patch_size": 4}, "patch_size is given if and only if"),
+            ({"library": "none"}, "library_size is 0 if and only if"),
+            ({"encoder": "none", "library_size": 0, "library": "rgb", "patch_size": 4}, "encoder 'none' has neither"),
+            ({"encoder": "none", "library_size": 0, "projection": "mlp", "hidden": 4}, "encoder 'none' has neither"),
+        ],
+    )
+    def test_parts_that_do_not_fit_are_refused(self, options, reason):
+        """A number that nobody reads is a mistake of whoever wrote it."""
+        with pytest.raises(ValidationError, match=reason):
+            with_generator(**options)
+
+    def test_an_rgb_library_of_another_shape_is_refused(self, tmp_path):
+        """N patches of three colours and P x P pixels."""
+        manifest, tensors = with_generator(library="rgb", patch_size=4), arrays()
+        del tensors["generator.library.tokens"]
+        tensors["generator.library.pixel_logits"] = np.zeros((4, 3, 4, 5), np.float32)
+        with pytest.raises(
+            BundleInvalid, match=r"pixel_logits has shape \(4, 3, 4, 5\), the manifest says \(4, 3, 4, 4\)"
+        ):
+            write_bundle(tmp_path, manifest, tensors)
 
 
 @pytest.fixture(scope="module")

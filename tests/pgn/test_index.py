@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pgn.errors import IndexInvalid
+from pgn.errors import IndexInvalid, UnknownDataset
 from pgn.index import Entry, Index, Version, change_index, read_index, unknown_dataset
 
 BACKBONE, A, B, C = ("ab" * 32, "a" * 64, "b" * 64, "c" * 64)
@@ -137,3 +137,12 @@ def test_an_unknown_data_set_names_its_neighbours(asked, near):
     assert repr(asked[:80]) in error.message
     assert error.message.partition("near names: ")[2] == (near or "")
     assert len(error.message) < 200
+
+
+def test_the_version_with_the_largest_share_is_the_main_one():
+    """Whoever names a data set and no digest gets it; a version on trial does not answer by accident."""
+    trial, main = Version(digest="a" * 64, share=0.1), Version(digest="b" * 64, share=0.9)
+    index = Index(revision=1, backbone="c" * 64, datasets={"pets": Entry(versions=(trial, main))})
+    assert index.main_version("pets") == main.digest
+    with pytest.raises(UnknownDataset, match="near names: pets"):
+        index.main_version("pet")

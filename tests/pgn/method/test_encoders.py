@@ -1,4 +1,4 @@
-"""ResNet10 is the paper's network: the same layers, sizes and start."""
+"""The encoders are the paper's: the same layers, sizes and start."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
-from pgn.method.encoders import ResidualBlock, ResNet10
+from pgn.bundle import GeneratorSpec
+from pgn.method.encoders import CentrePixels, ResidualBlock, ResNet10, ResNet18, build_encoder, resize_for
 
 
 def trainable(module: nn.Module) -> int:
@@ -76,3 +78,54 @@ class TestResidualBlock:
         weight, bias = block.skip.weight[:, :, 0, 0], block.skip.bias[:, None, None]
         by_hand = torch.einsum("oi,bihw->bohw", weight, x[:, :, ::2, ::2]) + bias
         assert torch.allclose(block(x), by_hand.relu(), atol=1e-6)
+
+
+class TestResNet18:
+    def test_trainable_values(self):
+        """torchvision's 11,689,512 without the 513,000 of its classifier."""
+        encoder = ResNet18()
+        assert (trainable(encoder), encoder.features) == (11_176_512, 512)
+
+    def test_it_takes_torchvisions_weights(self):
+        """Whoever has the ImageNet file can start from it; the features are those in front of the classifier."""
+        theirs, encoder = resnet18().eval(), ResNet18().eval()
+        encoder.net.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+        images = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.allclose(theirs.fc(encoder(images)), theirs(images), atol=1e-5)
+
+
+class TestCentrePixels:
+    def test_only_the_crop_is_seen(self):
+        """The border could hold anything."""
+        encoder, images = CentrePixels(crop=6, hidden=5), torch.randn(2, 3, 16, 16)
+        border = images.clone()
+        border[:, :, 5:11, 5:11] = 0
+        assert torch.equal(encoder(images), encoder(images - border))
+        assert not torch.equal(encoder(images), encoder(border))
+
+    def test_each_feature_is_one_unit_on_the_pixels(self):
+        """One layer and no more: the projection to logits is the second of the paper's two."""
+        encoder, images = CentrePixels(crop=4, hidden=5), torch.randn(2, 3, 4, 4)
+        assert torch.equal(encoder(images), encoder.layer(images.flatten(1)).relu())
+        assert trainable(encoder) == 5 * 48 + 5
+        assert encoder.features == 5
+
+
+class TestBuilding:
+    @pytest.mark.parametrize(
+        ("options", "kind", "features"),
+        [
+            ({"encoder": "resnet10", "encoder_width": 4}, ResNet10, 32),
+            ({"encoder": "resnet18"}, ResNet18, 512),
+            ({"encoder": "mlp", "crop": 12, "hidden": 7}, CentrePixels, 7),
+            ({"encoder": "resnet10", "projection": "mlp", "hidden": 7}, ResNet10, 128),
+        ],
+    )
+    def test_the_spec_names_the_encoder(self, options, kind, features):
+        """Each gives one vector of the width it says, for images of the input size."""
+        spec = GeneratorSpec(num_prompts=1, library_size=2, embed_dim=3, input_size=32, **options)
+        encoder = build_encoder(spec).eval()
+        assert type(encoder) is kind
+        assert encoder(resize_for(spec, torch.randn(2, 3, 48, 48))).shape == (2, features)
+        assert encoder.features == features

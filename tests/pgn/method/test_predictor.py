@@ -13,6 +13,7 @@ from pgn.method.backbone import FrozenBackbone, load_backbone
 from pgn.method.generator import load_generator
 from pgn.method.head import load_head
 from pgn.method.predictor import Predictor
+from pgn.method.projection import projection_of
 from tests.toys import make_backbone, make_bundle, make_images
 
 
@@ -63,6 +64,22 @@ def test_a_batch_equals_its_rows_taken_singly(backbone, bundle, pixels):
     predictor = Predictor(backbone, bundle)
     rows = torch.cat([predictor.probabilities(row[None]) for row in pixels])
     assert torch.allclose(predictor.probabilities(pixels), rows, atol=1e-5)
+
+
+def test_an_rgb_bundle_uses_the_backbones_own_first_layer(backbone, tmp_path, pixels):
+    """Its prompts are pixels until the frozen ViT's patch projection has read them."""
+    rgb = read_bundle(make_bundle(tmp_path, "digits", backbone.digest, library="rgb"))
+    images = backbone.normalise(pixels)
+    features = backbone(images, load_generator(rgb, projection_of(backbone))(images))
+    by_hand = (load_head(rgb)(features) / 1.5).softmax(-1)
+    assert torch.allclose(Predictor(backbone, rgb).probabilities(pixels), by_hand, atol=1e-6)
+
+
+def test_the_frozen_vit_can_be_asked_alone(backbone, bundle, pixels):
+    """Without the generator: what the head makes of the plain image."""
+    images = backbone.normalise(pixels)
+    by_hand = (load_head(bundle)(backbone(images)) / 1.5).softmax(-1)
+    assert torch.allclose(Predictor(backbone, bundle).probabilities_alone(images), by_hand, atol=1e-6)
 
 
 def test_a_bundle_of_another_backbone_is_refused(backbone, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from pgn.index import read_index
 from pgn.message import Message, Request, Target, decode, encode
 from pgn.method.backbone import load_backbone
 from pgn.method.generator import load_generator
+from pgn.method.projection import projection_of
 from pgn.settings import Settings
 from pgn.stages import pgn_stage
 from pgn.stages.pgn_stage import PgnStage
 from pgn.store.local import LocalStore
 from tests.pgn.stages.asking import SQUARES, ask
-from tests.toys import make_images
+from tests.toys import make_bundle, make_images, make_store
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,38 @@ def test_one_forward_pass_for_each_version(stage: PgnStage, monkeypatch: pytest.
     monkeypatch.setattr(pgn_stage, "in_pieces", count)
     stage.answer([ask(str(i), ["flowers", "pets"][: 1 + i % 2]) for i in range(16)])
     assert sorted(sizes) == [8, 16]
+
+
+@pytest.fixture
+def rgb_store(tmp_path: Path) -> LocalStore:
+    """A store with a data set of each library."""
+    store = make_store(tmp_path, ["latent"])
+    store.add(make_bundle(tmp_path / "made", "rgb", read_index(tmp_path).backbone, seed=3, library="rgb"))
+    return store
+
+
+def test_an_rgb_library_needs_of_the_backbone_its_first_layer(rgb_store: LocalStore) -> None:
+    """Prompts leave stage 1 as tokens, whatever their library; stage vit cannot tell."""
+    index = read_index(rgb_store.root)
+    backbone = load_backbone(rgb_store.backbone_folder(index.backbone))
+    bundle = rgb_store.read("rgb", index.main_version("rgb"), backbone=index.backbone)
+    generator = load_generator(bundle, projection_of(backbone))
+    with torch.inference_mode():
+        wanted = generator(backbone.normalise(torch.from_numpy(SQUARES[[0, 2]]))).numpy()
+    (answer,) = PgnStage.load(Settings(store=rgb_store.root), torch.device("cpu")).answer([ask("a", ["rgb"], [0, 2])])
+    assert decode(answer).prompts[0].dtype == np.float32
+    np.testing.assert_allclose(decode(answer).prompts[0], wanted, atol=1e-5)
+
+
+def test_a_damaged_backbone_stops_rgb_libraries_alone(rgb_store: LocalStore) -> None:
+    """Latent libraries need nothing of the backbone, and go on being served."""
+    weights = rgb_store.backbone_folder(read_index(rgb_store.root).backbone) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    stage = PgnStage.load(Settings(store=rgb_store.root), torch.device("cpu"))
+    latent, rgb = stage.answer([ask("a", ["latent"]), ask("b", ["rgb"])])
+    assert decode(latent).prompts
+    assert isinstance(error_of(rgb), DatasetUnavailable)
+    assert "its spec says" in error_of(rgb).message
 
 
 def test_prompts_alone_if_asked_and_the_digest_is_pinned(stage: PgnStage, mixed_store: LocalStore) -> None:
