@@ -34,8 +34,8 @@ _SIGNATURES: Final = {
 _FORMATS: Final = tuple(_SIGNATURES)  # JPEG's reader also takes MPO, what many phones write into a .jpg
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# Our own limit is checked on the header, before Pillow decodes, and damage that it can live with is no news to a server:
-# its warnings would only add noise to the log.
+# Our own limit is checked on the header, before Pillow decodes, and damage that Pillow can live with is no news to a
+# server: its warnings would only add noise to the log.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
