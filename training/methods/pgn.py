@@ -38,7 +38,8 @@ class PromptGeneration(Method):
         blown up by the norm that follows and spoil the features that the head starts from. A flat mixture would make
         every prompt the mean of the library, which is no patch and harms the features as well; leaning, the PGN
         starts as input-independent prompts would, while the encoder finds out when to mix. An RGB library starts as
-        the pixels of such patches, and without a library the projection's bias starts as K of them.
+        the pixels that stand for such tokens, not as patches of images: those lack the tokens' positions. Without a
+        library the projection's bias starts as K tokens.
 
         With bundles to start from, their parts replace these (`warm_start`).
         """
@@ -46,7 +47,7 @@ class PromptGeneration(Method):
         generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
         if isinstance(generator, PromptGenerator):
             if isinstance(generator.library, RGBLibrary):
-                generator.library.start_from(_pixel_patches(setting, spec.library_size))
+                generator.library.start_from_tokens(_drawn(setting.patches(), spec.library_size))
             else:
                 generator.library.tokens.data.copy_(_drawn(setting.patches(), spec.library_size))
             lean(generator)
@@ -111,15 +112,3 @@ def lean(generator: PromptGenerator) -> None:
 
 def _drawn(rows: Tensor, count: int) -> Tensor:
     return rows[torch.randint(len(rows), (count,))]
-
-
-def _pixel_patches(setting: Setting, count: int) -> Tensor:
-    """(count, 3, P, P) RGB in 0..1: patches of training images, each of an image and a place drawn at random."""
-    grid, side = setting.backbone.grid, setting.backbone.patch_size
-    images = setting.train.pixels(torch.randint(len(setting.train), (count,)))  # (count, S, S, 3) uint8
-    rows, columns = torch.randint(grid, (2, count)) * side
-    patches = [
-        image[row : row + side, column : column + side]
-        for image, row, column in zip(images, rows.tolist(), columns.tolist(), strict=True)
-    ]
-    return torch.stack(patches).permute(0, 3, 1, 2).float() / 255
