@@ -341,17 +341,24 @@ def list_backbones(store: Store = None) -> None:
 
 @backbone_app.command("fetch")
 def fetch_backbone(
-    model: Annotated[str, typer.Argument(help="A ViT of open_clip, e.g. ViT-B-32-quickgelu.")],
+    model: Annotated[
+        str, typer.Argument(help="A ViT of open_clip or timm: ViT-B-32-quickgelu, vit_small_patch16_224.dino.")
+    ],
     out: Annotated[Path, typer.Option(help="Backbone folder to make.")],
-    pretrained: Annotated[str, typer.Option(help="A tag of open_clip's hub, or a weights file.")] = "openai",
+    pretrained: Annotated[
+        str | None, typer.Option(help="A weights file, or a tag of open_clip's hub; by default from the hub.")
+    ] = None,
     activation: Annotated[
-        Literal["gelu", "quick_gelu"] | None, typer.Option(help="What a weights file was trained with.")
+        Literal["gelu", "quick_gelu"] | None, typer.Option(help="What open_clip's weights file was trained with.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Another side in pixels than the model's own; timm only.")
     ] = None,
 ) -> None:
-    """Turn a CLIP model of open_clip into a backbone folder."""
-    from training.backbones.clip import fetch_clip
+    """Turn a pretrained ViT of open_clip or timm into a backbone folder."""
+    from training.backbones.fetch import fetch
 
-    print(f"{out}  {fetch_clip(model, pretrained, out, activation=activation)[:16]}")
+    print(f"{out}  {fetch(model, pretrained, out, activation=activation, image_size=image_size)[:16]}")
 
 
 @backbone_app.command("quantise")
