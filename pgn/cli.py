@@ -17,6 +17,8 @@ from pgn.errors import PgnError, UsageError
 from pgn.settings import load_settings
 
 TRAIN, SERVE, STORE = "Train", "Serve", "Model store"
+RUN, DATA, METHOD = "The run", "The images", "The method"
+LEARNING, RIVALS = "How it learns", "Other methods' own options"
 
 app = typer.Typer(
     name="pgn",
@@ -41,77 +43,165 @@ ArchivesFolder = Annotated[Path | None, typer.Option(help="Built by `pgn archive
 def train(
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Name of `pgn data list`, folder:DIR, tar:FILE or csv:FILE; several for a union."),
+        typer.Option(
+            help="Name of `pgn data list`, folder:DIR, tar:FILE or csv:FILE; several for a union.", rich_help_panel=DATA
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command resumes it.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of options; flags go before it.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Options that come with the project: paper or small.")] = None,
-    method: Annotated[str | None, typer.Option(help="pgn, or another of docs/methods.md to compare with.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name to serve it under; by default the data set's.")] = None,
-    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the same command resumes it.", rich_help_panel=RUN)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of options; flags go before it.", rich_help_panel=RUN)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Options that come with the project: paper or small.", rich_help_panel=RUN)
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT.", rich_help_panel=RUN)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn at random.", rich_help_panel=RUN)] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where features of the plain ViT are kept.", rich_help_panel=RUN)
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.", rich_help_panel=RUN)
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.", rich_help_panel=RUN)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name to serve it under; by default the data set's.", rich_help_panel=DATA)
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where named data sets lie or are put.", rich_help_panel=DATA)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Most training images of a class.", rich_help_panel=DATA)] = None,
+    limit_val: Annotated[
+        int | None, typer.Option(help="Most validation images of a class.", rich_help_panel=DATA)
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of the training images of each class.", rich_help_panel=DATA)
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option(help="Mirror at random; by default if the set allows it.", rich_help_panel=DATA)
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Class text for --head text, e.g. 'a photo of a {}'.", rich_help_panel=DATA)
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="pgn, or another of docs/methods.md to compare with.", rich_help_panel=METHOD)
+    ] = None,
     head: Annotated[
         Literal["linear", "text", "prototypes"] | None,
-        typer.Option(help="Linear head, or class embeddings: CLIP's texts or class means."),
+        typer.Option(help="Linear head, or class embeddings: CLIP's texts or class means.", rich_help_panel=METHOD),
     ] = None,
     train_head: Annotated[
         bool | None,
-        typer.Option("--train-head/--fixed-head", help="By default a linear head learns, class embeddings stay."),
+        typer.Option(
+            "--train-head/--fixed-head",
+            help="By default a linear head learns, class embeddings stay.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
-    template: Annotated[str | None, typer.Option(help="Class text for --head text, e.g. 'a photo of a {}'.")] = None,
-    seed: int | None = None,
-    num_prompts: Annotated[int | None, typer.Option(help="K, prompts an image.")] = None,
-    library_size: Annotated[int | None, typer.Option(help="N, tokens in the library.")] = None,
-    epochs: int | None = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images of a micro-batch, by default of a step.")] = None,
-    library_rate: Annotated[float | None, typer.Option(help="Learning rate of the library or the prompts.")] = None,
-    encoder_rate: Annotated[float | None, typer.Option(help="Learning rate of the image encoder.")] = None,
-    head_rate: Annotated[float | None, typer.Option(help="Learning rate of the linear head.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Micro-batches of a step; by default 1 a process.")] = None,
-    optimizer: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="AdamW, or SGD with momentum 0.9.")] = None,
-    schedule: Annotated[
-        Literal["cosine", "paper"] | None, typer.Option(help="A rate for each step, or the paper's for each epoch.")
-    ] = None,
-    weight_decay: float | None = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Longest gradient; longer ones are scaled down.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without better validation.")] = None,
-    augment: Annotated[
-        Literal["small", "paper", "none"] | None, typer.Option(help="Shift and flip, the paper's colours, or nothing.")
-    ] = None,
-    warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rates rise.")] = None,
-    shift: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the side.")] = None,
-    keep: Annotated[float | None, typer.Option(help="Share of an image's patches that a step sees.")] = None,
-    flip: Annotated[bool | None, typer.Option(help="Mirror at random; by default if the set allows it.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most training images of a class.")] = None,
-    limit_val: Annotated[int | None, typer.Option(help="Most validation images of a class.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of the training images of each class.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(help="K, prompts an image.", rich_help_panel=METHOD)] = None,
+    library_size: Annotated[int | None, typer.Option(help="N, tokens in the library.", rich_help_panel=METHOD)] = None,
     start_from: Annotated[
-        list[Path] | None, typer.Option(help="Bundle or run to go on from; several times, the later over the earlier.")
+        list[Path] | None,
+        typer.Option(
+            help="Bundle or run to go on from; several times, the later over the earlier.", rich_help_panel=METHOD
+        ),
     ] = None,
     encoder: Annotated[
-        Literal["resnet10", "resnet18", "mlp"] | None, typer.Option(help="The generator's image encoder.")
+        Literal["resnet10", "resnet18", "mlp"] | None,
+        typer.Option(help="The generator's image encoder.", rich_help_panel=METHOD),
     ] = None,
-    encoder_width: Annotated[int | None, typer.Option(help="Channels of the encoder's first layer.")] = None,
-    input_size: Annotated[int | None, typer.Option(help="Side in pixels of what the encoder sees.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side in pixels of the centre that --encoder mlp sees.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Hidden width of --encoder mlp and --projection mlp.")] = None,
+    encoder_width: Annotated[
+        int | None, typer.Option(help="Channels of the encoder's first layer.", rich_help_panel=METHOD)
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side in pixels of what the encoder sees.", rich_help_panel=METHOD)
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Side in pixels of the centre that --encoder mlp sees.", rich_help_panel=METHOD)
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(help="Hidden width of --encoder mlp and --projection mlp.", rich_help_panel=METHOD)
+    ] = None,
     projection: Annotated[
-        Literal["linear", "mlp"] | None, typer.Option(help="From the encoder's features to the mixture.")
+        Literal["linear", "mlp"] | None,
+        typer.Option(help="From the encoder's features to the mixture.", rich_help_panel=METHOD),
     ] = None,
     library: Annotated[
-        Literal["latent", "rgb", "none"] | None, typer.Option(help="Tokens, patches of pixels, or no library at all.")
+        Literal["latent", "rgb", "none"] | None,
+        typer.Option(help="Tokens, patches of pixels, or no library at all.", rich_help_panel=METHOD),
     ] = None,
-    frame: Annotated[int | None, typer.Option(help="vp: width of the frame in pixels.")] = None,
-    frame_std: Annotated[float | None, typer.Option(help="vp: standard deviation of its start.")] = None,
-    prompt_dropout: Annotated[float | None, typer.Option(help="vpt-deep, vapt: share dropped in training.")] = None,
-    vapt_kernel: Annotated[int | None, typer.Option(help="vapt: side of its convolution in patches.")] = None,
-    vapt_rank: Annotated[int | None, typer.Option(help="vapt: width of its bottleneck.")] = None,
-    tower_rate: Annotated[float | None, typer.Option(help="full: learning rate of the ViT's weights.")] = None,
-    bf16: Annotated[bool | None, typer.Option(help="Frozen ViT in bfloat16 while training.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="Have torch compile the frozen ViT's blocks.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets lie or are put.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where features of the plain ViT are kept.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images.", rich_help_panel=LEARNING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images of a micro-batch, by default of a step.", rich_help_panel=LEARNING)
+    ] = None,
+    library_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the library or the prompts.", rich_help_panel=LEARNING)
+    ] = None,
+    encoder_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the image encoder.", rich_help_panel=LEARNING)
+    ] = None,
+    head_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the linear head.", rich_help_panel=LEARNING)
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Micro-batches of a step; by default 1 a process.", rich_help_panel=LEARNING)
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "sgd"] | None, typer.Option(help="AdamW, or SGD with momentum 0.9.", rich_help_panel=LEARNING)
+    ] = None,
+    schedule: Annotated[
+        Literal["cosine", "paper"] | None,
+        typer.Option(help="A rate for each step, or the paper's for each epoch.", rich_help_panel=LEARNING),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled, of encoder and head.", rich_help_panel=LEARNING)
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Longest gradient; longer ones are scaled down.", rich_help_panel=LEARNING)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without better validation.", rich_help_panel=LEARNING)
+    ] = None,
+    augment: Annotated[
+        Literal["small", "paper", "none"] | None,
+        typer.Option(help="Shift and flip, the paper's colours, or nothing.", rich_help_panel=LEARNING),
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help="Share of the steps in which the rates rise.", rich_help_panel=LEARNING)
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="Largest random shift, as a share of the side.", rich_help_panel=LEARNING)
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Share of an image's patches that a step sees.", rich_help_panel=LEARNING)
+    ] = None,
+    bf16: Annotated[
+        bool | None, typer.Option(help="Frozen ViT in bfloat16 while training.", rich_help_panel=LEARNING)
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option(help="Have torch compile the frozen ViT's blocks.", rich_help_panel=LEARNING)
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="vp: width of the frame in pixels.", rich_help_panel=RIVALS)] = None,
+    frame_std: Annotated[
+        float | None, typer.Option(help="vp: standard deviation of its start.", rich_help_panel=RIVALS)
+    ] = None,
+    prompt_dropout: Annotated[
+        float | None, typer.Option(help="vpt-deep, vapt: share dropped in training.", rich_help_panel=RIVALS)
+    ] = None,
+    vapt_kernel: Annotated[
+        int | None, typer.Option(help="vapt: side of its convolution in patches.", rich_help_panel=RIVALS)
+    ] = None,
+    vapt_rank: Annotated[
+        int | None, typer.Option(help="vapt: width of its bottleneck.", rich_help_panel=RIVALS)
+    ] = None,
+    tower_rate: Annotated[
+        float | None, typer.Option(help="full: learning rate of the ViT's weights.", rich_help_panel=RIVALS)
+    ] = None,
 ) -> None:
     """Train a PGN on a data set and write its bundle. What is not given follows from the number of images."""
     given = dict(locals())
