@@ -66,7 +66,8 @@ class Reconciler:
         self.readiness = Readiness(False, ("the gateway has just started",))
 
     def look_now(self) -> None:
-        """End the pause between two looks: somebody has met a missing workflow."""
+        """Somebody has met a missing workflow: not ready from now on, and looked at without a pause."""
+        self._see(False, "a request met a TorchServe that is gone or does not know the workflow")
         self._alarm.set()
 
     def check_registered(self) -> None:
@@ -77,6 +78,7 @@ class Reconciler:
     async def run(self) -> None:
         """Look, mend, pause, for ever."""
         while True:
+            self._alarm.clear()  # before the look: what is met while it goes on, it may have missed
             await self._look_safely()
             await self._pause()
 
@@ -119,7 +121,6 @@ class Reconciler:
             # Each refused registration leaves an unpacked archive in TorchServe's temporary folder: ask ever less.
             await asyncio.sleep(min(_PAUSE_S * 2**self._failed_registrations, _LONGEST_PAUSE_S))
             return
-        self._alarm.clear()
         try:
             await asyncio.wait_for(self._alarm.wait(), _READY_PAUSE_S)
         except asyncio.TimeoutError:

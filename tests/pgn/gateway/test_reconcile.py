@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pgn.index import Index
 from pgn.settings import Settings
 from pgn.store.local import LocalStore
 from tests.pgn.gateway.conftest import RunningGateway, StartGateway, running_gateway, wait_until
-from tests.pgn.gateway.scripted import ScriptedTorchServe, fail, say
+from tests.pgn.gateway.scripted import ScriptedTorchServe, answer_prompts, fail, hold, say
 from tests.toys import make_backbone, make_images
 
 IMAGE = make_images(1)[0]
@@ -55,6 +56,23 @@ def test_a_workflow_lost_later_is_registered_again(gateway: RunningGateway, scri
     scripted.is_registered = False
     response = gateway.post(IMAGE)
     assert response.status_code in (200, 503)
+    wait_until(lambda: REGISTRATION in scripted.calls)
+    gateway.wait_ready()
+    assert gateway.post(IMAGE).status_code == 200
+
+
+def test_what_a_request_meets_while_a_look_goes_on_is_not_forgotten(
+    gateway: RunningGateway, scripted: ScriptedTorchServe
+) -> None:
+    """The look has asked before the workflow was lost and would call it ready; the next one comes at once."""
+    go_on = threading.Event()
+    scripted.script["canary"].append(hold(go_on, answer_prompts))
+    gateway.gateway.reconciler.look_now()
+    wait_until(lambda: not scripted.script["canary"])  # the look waits for its canary
+    scripted.is_registered = False
+    assert gateway.post(IMAGE).status_code == 503
+    assert "a request met" in reasons(gateway.http.get("/readyz"))
+    go_on.set()
     wait_until(lambda: REGISTRATION in scripted.calls)
     gateway.wait_ready()
     assert gateway.post(IMAGE).status_code == 200
