@@ -119,8 +119,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("the image has floating-point pixels", hint="save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grey; keep the high byte
-        grey = np.asarray(image).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).clip(0, 65535)
+        grey = (values >> 8).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

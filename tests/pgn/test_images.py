@@ -106,6 +106,12 @@ class TestReadable:
         colour = {"1": 0, "L": 7, "RGB": (7, 8, 9)}[mode]
         assert decode_rgb(encoded(Image.new(mode, (4, 4), colour), transparency=colour)).getpixel((0, 0)) == WHITE
 
+    def test_a_16_bit_grey_declared_transparent_is_white(self):
+        """Its neighbours by one step out of 65,536 are not."""
+        values = np.array([[1000, 1001], [65535, 0]], np.uint16)
+        data = encoded(Image.fromarray(values), "PNG", transparency=1000)
+        assert np.asarray(decode_rgb(data))[..., 0].tolist() == [[255, 3], [255, 0]]
+
     def test_one_bit_is_black_and_white(self):
         """A fax has two colours, 0 and 255."""
         image = Image.new("1", (4, 4), 0)
