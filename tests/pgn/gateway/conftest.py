@@ -22,7 +22,7 @@ from pgn.store.local import LocalStore
 from tests.pgn.gateway.scripted import ScriptedTorchServe
 from tests.toys import make_store
 
-WAIT_S = 20
+WAIT_S = 120  # a busy machine may need as long to start the real stages
 
 
 @pytest.fixture(autouse=True)
