@@ -33,25 +33,29 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
+@pytest.fixture(scope="session")
+def toy_settings(backbone_folder: Path, feature_cache: Path) -> dict[str, Any]:
+    """Options of `plan` for two epochs of two steps on 50 digits."""
+    return {
+        "backbone": backbone_folder,
+        "cache": feature_cache,
+        "encoder_width": 4,
+        "input_size": 32,
+        "num_prompts": 4,
+        "library_size": 6,
+        "epochs": 2,
+        "batch_size": 25,
+        "limit": 5,
+        "bf16": False,
+    }
+
+
 @pytest.fixture
-def make_config(tmp_path: Path, backbone_folder: Path, feature_cache: Path) -> Callable[..., TrainConfig]:
+def make_config(tmp_path: Path, toy_settings: dict[str, Any]) -> Callable[..., TrainConfig]:
     """A config for two epochs of two steps on 50 digits; keywords change it."""
 
     def make(**changes: Any) -> TrainConfig:
-        settings: dict[str, Any] = {
-            "out": tmp_path / "run",
-            "backbone": backbone_folder,
-            "cache": feature_cache,
-            "encoder_width": 4,
-            "input_size": 32,
-            "num_prompts": 4,
-            "library_size": 6,
-            "epochs": 2,
-            "batch_size": 25,
-            "limit": 5,
-            "bf16": False,
-        }
-        return plan(changes.pop("dataset", ["digits"]), **{**settings, **changes})
+        return plan(changes.pop("dataset", ["digits"]), **{"out": tmp_path / "run", **toy_settings, **changes})
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,22 +14,10 @@ from training.loop import train
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path, feature_cache: Path) -> dict[str, Path]:
+def bundles(tmp_path_factory: pytest.TempPathFactory, toy_settings: dict[str, Any]) -> dict[str, Path]:
     """Bundle files by method, each in the folder of its run."""
-    settings = {
-        "backbone": backbone_folder,
-        "cache": feature_cache,
-        "encoder_width": 4,
-        "input_size": 32,
-        "num_prompts": 4,
-        "library_size": 6,
-        "epochs": 2,
-        "batch_size": 25,
-        "limit": 5,
-        "bf16": False,
-    }
     root = tmp_path_factory.mktemp("analysed")
-    return {method: train(plan(["digits"], root / method, method=method, **settings)) for method in ("pgn", "iip")}
+    return {method: train(plan(["digits"], root / method, method=method, **toy_settings)) for method in ("pgn", "iip")}
 
 
 @pytest.fixture(scope="session")
