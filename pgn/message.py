@@ -17,7 +17,15 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from typing_extensions import Self
@@ -46,6 +54,10 @@ class Request(_Record):
     pixels below each image and stage vit is asked alone. Only then may there be no target: the answer is features.
     `reply` tells stage pgn what its answer holds: "prompts" alone (the gateway keeps the images), or "all", as the
     workflow's own executor hands stage vit nothing but stage pgn's answer.
+    `ask` "state" makes a stage say what it holds instead (`StageState`): of the targets, or of everything without any.
+    `embedding` adds the features that the head read to every result. `traceparent` is W3C's, for the stages' logs.
+    A row whose `expires_at` (seconds since 1970, of this machine's clock) has passed is answered with an error and
+    costs nothing: whoever asked has gone.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -54,10 +66,14 @@ class Request(_Record):
     top_k: int = Field(5, ge=1, le=1000)
     reply: Literal["prompts", "all"] = "all"
     prompts_from: Literal["stage", "image"] = "stage"
+    ask: Literal["prediction", "state"] = "prediction"
+    embedding: bool = False
+    traceparent: str | None = Field(None, max_length=64)
+    expires_at: float | None = None
 
     @model_validator(mode="after")
     def _somebody_is_asked(self) -> Self:
-        if not self.targets and self.prompts_from == "stage":
+        if not self.targets and self.prompts_from == "stage" and self.ask == "prediction":
             raise ValueError("no data set is asked")
         return self
 
@@ -147,12 +163,28 @@ class Prediction(_Record):
 
 
 class Result(_Record):
-    """What one data set's bundle says of one image: the `top_k` classes, most probable first."""
+    """What one data set's bundle says of one image: the `top_k` classes, most probable first.
+
+    Attributes:
+        image: Place of the image in the request.
+        unknown: The best probability is below the bundle's threshold, fitted on validation: most likely the image shows
+            none of its classes. False where the bundle has no threshold.
+        embedding: The frozen ViT's features under this data set's prompts, if they were asked for.
+    """
 
     image: int
     dataset: str
     version: str
     predictions: tuple[Prediction, ...]
+    unknown: bool = False
+    embedding: tuple[float, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_not_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if self.embedding is None:
+            del fields["embedding"]
+        return fields
 
 
 class Answer(_Record):
@@ -160,6 +192,45 @@ class Answer(_Record):
 
     request_id: str
     results: tuple[Result, ...]
+
+
+class HeldVersion(_Record):
+    """A served version as one stage holds it.
+
+    Attributes:
+        state: "ready", or "refused" for the reason in `last_error`.
+        tier: Where its weights lie: "device" (a GPU's memory) or "host" (one memory-mapped copy for all processes).
+        bytes: Of its tensors in that tier.
+        age_s: Since this stage loaded it.
+    """
+
+    dataset: str
+    digest: str
+    state: Literal["ready", "refused"]
+    tier: Literal["device", "host"]
+    bytes: int
+    age_s: float
+    last_error: str | None = None
+
+
+class StageState(_Record):
+    """Answer to `ask` "state": what a stage holds, and how its server fares.
+
+    Attributes:
+        revision: Of the index that this stage serves.
+        versions: Those that were asked about.
+        server_threads: Of the model server's process, the parent of this one; TorchServe leaks them when it is ill.
+        server_rss_bytes: Its resident memory.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    request_id: str
+    stage: Literal["pgn", "vit"]
+    revision: int
+    device: str
+    versions: tuple[HeldVersion, ...]
+    server_threads: int
+    server_rss_bytes: int
 
 
 class Features(_Record):

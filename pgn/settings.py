@@ -25,15 +25,32 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PGN_", frozen=True, extra="forbid")
 
     store: Path = Field(Path("model_store"), description="folder of the model store")
+    remote: str | None = Field(
+        None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="s3://bucket/prefix of the store that is the truth; the folder follows it",
+    )
+    public_key: Path | None = Field(None, description="PEM key; bundles without its signature are refused")
+    poll_s: float = Field(0.2, gt=0, description="seconds between two looks at the index")
     torchserve_config: Path = Field(Path("config.properties"), description="TorchServe's settings file")
     host: str = Field("127.0.0.1", description="address the gateway listens on")
     port: int = Field(8000, ge=0, le=65535, description="port the gateway listens on")
     max_body_bytes: int = Field(10 * 2**20, gt=0, description="largest request body")
     max_pixels: int = Field(DEFAULT_MAX_PIXELS, gt=0, description="largest width x height of an image")
     max_in_flight: int = Field(64, gt=0, description="requests worked on at once; more are answered 503")
+    max_images: int = Field(32, ge=1, le=1024, description="images in one request")
+    max_bundle_bytes: int = Field(64 * 2**20, gt=0, description="largest bundle that can be uploaded")
+    workers: int = Field(1, ge=1, le=64, description="processes of the gateway; the limits are divided among them")
+    drain_delay_s: float = Field(0.0, ge=0, description="seconds of accepting on after SIGTERM, not ready any more")
+    keys: Path | None = Field(None, description="file of API keys; without one only loopback is served")
+    anonymous: bool = Field(False, description="serve without keys beyond loopback: somebody else checks who asks")
+    audit_log: Path | None = Field(None, description="file that administrative acts are appended to; else the log")
+    cors_origins: tuple[str, ...] = Field((), description="origins whose pages may ask, as a JSON list")
     deadline_s: float = Field(10.0, gt=0, description="seconds in which a request is answered or refused")
     decode_threads: int = Field(os.cpu_count() or 1, gt=0, description="threads that decode images")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or JSON for a collector")
+    metrics_dir: Path | None = Field(None, description="folder in which all processes share their metrics")
     top_k: int = Field(5, ge=1, le=1000, description="classes in an answer, if the request does not say")
 
 

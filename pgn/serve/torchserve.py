@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import sys
 from importlib.metadata import distribution
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pgn.archive import Archives, build_archives
 from pgn.errors import DiskFull, SetupError
@@ -158,6 +159,11 @@ class TorchServe:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of a child that is to see the same settings, wherever it runs."""
-    absolute = {"store": settings.store.resolve(), "torchserve_config": settings.torchserve_config.resolve()}
-    values = {**settings.model_dump(), **absolute}
-    return dict(os.environ) | {f"PGN_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+    def written(value: Any) -> str:
+        if isinstance(value, Path):
+            return str(value.resolve())
+        return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+    values = settings.model_dump().items()
+    return dict(os.environ) | {f"PGN_{name.upper()}": written(value) for name, value in values if value is not None}
