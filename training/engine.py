@@ -21,6 +21,7 @@ from lightning_fabric.strategies import DDPStrategy
 from pgn.errors import SetupError, UsageError
 from pgn.method.backbone import FrozenBackbone
 from training.config import TrainConfig, num_processes
+from training.memory import keep_freed_memory
 
 PATIENCE = timedelta(hours=12)  # of the other processes while the first one prepares, validates or tests alone
 
@@ -39,6 +40,7 @@ def launch(config: TrainConfig) -> Fabric:
     Raises:
         UsageError: The processes cannot share a step's micro-batches evenly, or are more than the CUDA devices.
     """
+    keep_freed_memory()
     processes, here = num_processes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if config.accumulate % processes:
         raise UsageError(
