@@ -28,11 +28,13 @@ test: $(VENV)/.ready ## the default tests, the real TorchServe included (CPU, a 
 test-slow: $(VENV)/.ready ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-lint: $(VENV)/.ready ## format, lint, types and the arrows between packages
+lint: $(VENV)/.ready ## format, lint, types, the arrows between packages, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml pgn handlers training
+	$(BIN)/python .ci/audit.py
 
 format: $(VENV)/.ready ## put the code in form
 	$(BIN)/ruff format .

@@ -129,4 +129,4 @@ def _svg(figure: Figure, alt: str) -> Markup:
     drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
     used = set(re.findall(r"#(\w+)", drawn))  # ids like axes_1 name nothing, and stand in every figure
     drawn = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawn)
-    return Markup(drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))  # noqa: S704
+    return Markup(drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))  # noqa: S704  # nosec B704: matplotlib wrote it
