@@ -92,7 +92,8 @@ def evaluate(
         trained: A bundle's file, or the folder of a finished run of any method.
         out: Folder for the results.
         backbone: Folder of the backbone; by default the one it was trained on.
-        dataset: Specs of the images; by default those it was trained on. The class names have to be the same.
+        dataset: Specs of the images; by default those it was trained on. The class names have to be the same, or for
+            a bundle some of its own: then it chooses among those, as is usual for ImageNet-A and -R.
         split: Which images to ask.
         iip: A bundle of input-independent prompts to stand beside it.
         train_iip: Train those now, with the same settings and as many epochs, into `out`/iip.
@@ -109,9 +110,10 @@ def evaluate(
     known = bundle.manifest.classes if bundle else open_images(config).classes
     given = {"out": out, "backbone": backbone, "dataset": dataset}
     setting = prepare(config.model_copy(update={name: value for name, value in given.items() if value}))
-    if setting.dataset.classes != known:
+    classes = setting.dataset.classes
+    if classes != known and not (bundle and set(classes) <= set(known)):
         raise UsageError(
-            f"the images have the classes {', '.join(setting.dataset.classes)}, the bundle knows {', '.join(known)}",
+            f"the images have the classes {_few(classes)}, the bundle knows {_few(known)}",
             hint="give the --dataset that the bundle was trained on",
         )
     images = load_split(setting.dataset, split, setting.backbone.spec.preprocess)
@@ -127,9 +129,9 @@ def evaluate(
     report = Report(
         bundle=trained.name if bundle else trained.parent.name,
         split=split,
-        classes=setting.dataset.classes,
+        classes=classes,
         scores={name: score(values, images.labels, sources) for name, values in rows.items()},
-        confusion=confusion_matrix(answers.argmax(1), images.labels, len(setting.dataset.classes)),
+        confusion=confusion_matrix(answers.argmax(1), images.labels, len(classes)),
     )
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -161,11 +163,17 @@ def _logits(setting: Setting, weights: Path, images: Images) -> Tensor:
 
 
 def _log_probabilities(setting: Setting, bundle: Bundle, images: Images) -> Tensor:
-    """(M, C), by the in-process twin of what is served."""
+    """(M, C), by the in-process twin of what is served; C are the images' classes, all or some of the bundle's."""
     predictor = Predictor(setting.backbone, bundle)
     parts = torch.arange(len(images)).split(EVAL_BATCH)
     rows = torch.cat([predictor.probabilities(images.pixels(part)).cpu() for part in parts])
-    return rows.clamp(min=1e-30).log()
+    asked = [bundle.manifest.classes.index(name) for name in setting.dataset.classes]
+    return rows.clamp(min=1e-30).log()[:, asked].log_softmax(1)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    """The first names and how many there are: a list of a thousand is no clear line."""
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])}, … ({len(names)})"
 
 
 def confusion_matrix(answers: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from pgn.bundle import read_bundle
 from pgn.errors import UsageError
@@ -55,6 +57,21 @@ def test_the_folder_of_a_served_method_stands_for_its_bundle(make_config: MakeCo
     """Either can be named."""
     bundle = train(make_config())
     assert evaluate(bundle.parent, out=tmp_path / "a").to_dict() == evaluate(bundle, out=tmp_path / "b").to_dict()
+
+
+def test_a_bundle_may_be_asked_about_some_of_its_classes(make_config: MakeConfig, tmp_path: Path) -> None:
+    """ImageNet-R shows 200 of ImageNet's 1,000 classes: the other 800 are no answers there."""
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:400], digits.target, strict=False)):
+        if label in (3, 7):
+            folder = tmp_path / "images" / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number}.png")
+    report = evaluate(train(make_config()), out=tmp_path / "eval", dataset=(f"folder:{tmp_path / 'images'}",))
+    assert report.classes == ("3", "7")
+    assert report.confusion.shape == (2, 2)
+    assert report.scores["pgn"].top1 > 0.5
+    assert report.confusion.trace() / report.confusion.sum() == pytest.approx(report.scores["pgn"].top1)
 
 
 def test_a_run_that_has_not_ended_cannot_be_evaluated(make_config: MakeConfig, tmp_path: Path) -> None:
