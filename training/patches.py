@@ -14,15 +14,14 @@ def draw_kept(backbone: FrozenBackbone, keep: float, rngs: Sequence[torch.Genera
     """Which of the ViT's own tokens a training step sees.
 
     Args:
-        backbone: Its class and register tokens always stay. A timm tower gets all patches, since it may pool over a
-            fixed number of them.
+        backbone: Its class and register tokens always stay. One that pools its patches gets all of them.
         keep: Share of the patches that stay.
         rngs: B generators, one for each image: the only source of chance.
 
     Returns:
         (B, prefix + kept patches) int64 on the CPU, ascending in each row; None for all of them.
     """
-    if keep == 1 or backbone.spec.library == "timm":
+    if keep == 1 or backbone.pools_patches:
         return None
     patches, prefix = backbone.grid**2, backbone.num_prefix
     chosen = max(1, round(keep * patches))

@@ -38,6 +38,8 @@ class FrozenBackbone(nn.Module, ABC):
         num_prefix: Tokens before the patches: the class token and registers.
         grid: Patches in a row; K prompts fill whole image rows if K is a multiple of it.
         patch_size: P, the side of a patch in pixels.
+        pools_patches: Whether the features come from all patch tokens, of which there is a fixed number, instead of the
+            class token; then no patch may be left out.
     """
 
     embed_dim: int
@@ -45,6 +47,7 @@ class FrozenBackbone(nn.Module, ABC):
     num_prefix: int
     grid: int
     patch_size: int
+    pools_patches: bool = False
 
     def __init__(self, vit: nn.Module, spec: BackboneSpec, digest: str = "") -> None:
         super().__init__()
@@ -189,6 +192,7 @@ class TimmBackbone(FrozenBackbone):
         self.embed_dim = self.num_features = self.vit.embed_dim
         self.num_prefix = self.vit.num_prefix_tokens
         self.grid, self.patch_size = self.vit.patch_embed.grid_size[0], self.vit.patch_embed.patch_size[0]
+        self.pools_patches = self.vit.global_pool != "token"
 
     def embed_square(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, prefix + patches, D) tokens with positions."""
