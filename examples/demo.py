@@ -69,7 +69,7 @@ def main() -> int:
     """Run the demo; 0 if REST and in-process answers agree."""
     shutil.rmtree(WORK, ignore_errors=True)
     shutil.copytree("model_store", STORE, ignore=shutil.ignore_patterns("archives"))
-    run("train", "--dataset", "digits", "--epochs", "5", "--name", LIVE, "--out", WORK / LIVE)
+    run("train", "--dataset", "digits", "--epochs", "5", "--keep", "0.5", "--name", LIVE, "--out", WORK / LIVE)
     (bundle,) = (WORK / LIVE).glob("*.safetensors")
     run("add", bundle, "--store", STORE)
     run("archive", "--out", WORK / "archives")

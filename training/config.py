@@ -83,7 +83,7 @@ class TrainConfig(BaseModel):
     augment: Literal["small", "paper", "none"] = Field("small", description="how training images are changed")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool | None = Field(None, description="mirror at random; by default if the data set allows it")
-    keep: float = Field(0.5, gt=0, le=1, description="share of the patches that a training step sees")
+    keep: float = Field(1.0, gt=0, le=1, description="share of the patches that a training step sees")
     bf16: bool = Field(True, description="frozen tower in bfloat16 while training; evaluation is always float32")
     compile: bool = Field(False, description="have torch compile the frozen tower's blocks")
 
