@@ -5,52 +5,77 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import signal
 import socket
 import sys
 from contextlib import suppress
+from typing import Final
 
 import uvicorn
 
 from pgn.errors import PgnError, PortTaken, SetupError
-from pgn.gateway.app import create_app
-from pgn.gateway.datasets import read_catalog
-from pgn.settings import Settings, load_settings, read_torchserve_config
-from pgn.store.local import LocalStore
+from pgn.gateway.exposure import check_exposure
+from pgn.gateway.protocol import BoundedProtocol
+from pgn.gateway.workers import Workers, open_app
+from pgn.logs import configure_logs
+from pgn.settings import Settings, load_settings
 
-_BACKLOG = 2048
+_BACKLOG: Final = 2048
+_IDLE_S: Final = 75  # longer than the 60 s of common load balancers: who closes first must not be the one that is asked
 
-_log = logging.getLogger(__name__)
+_HUNG_S: Final = 15  # a worker answers its parent's ping once it is started, which takes seconds on a busy machine
+_KILL_AFTER_S: Final = 3.0  # beyond drain and deadline
+
+_log = logging.getLogger("pgn.gateway")
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; what is in flight is finished first."""
+    """Serve until SIGTERM or SIGINT; what is in flight is finished first, and the exit code is 0."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal once more when all is done
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         settings = load_settings()
-        log_format = "%(asctime)s %(levelname)s %(name)s %(message)s"
-        logging.basicConfig(level=settings.log_level.upper(), format=log_format)
+        configure_logs(settings, "gateway")
         serve(settings)
     except PgnError as error:
         sys.exit(f"pgn.gateway: {error}")
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal ends it; raises PgnError if it cannot start."""
-    app = create_app(
-        settings, read_torchserve_config(settings.torchserve_config), read_catalog(LocalStore(settings.store))
-    )
+    """Serve until a signal ends it; with several workers they read their settings from the environment.
+
+    Raises:
+        PgnError: It cannot start.
+    """
+    check_exposure(settings)
+    several = settings.workers > 1
+    app = "pgn.gateway.workers:make_worker" if several else open_app(settings)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
-        _log.info("event=listening url=http://%s:%d", host, port)
+        if settings.keys is None:
+            _log.warning(
+                "no API keys: %s", "whoever reaches this port may ask" if settings.anonymous else "loopback only"
+            )
+        _log.info("listening", extra={"url": f"http://{host}:{port}"})
         config = uvicorn.Config(
             app,
+            factory=several,
+            workers=settings.workers,
+            http=BoundedProtocol,
+            ws="none",
             log_config=None,
             log_level="warning",
-            access_log=False,  # /metrics counts; a line for each request costs more than the request's own work here
+            access_log=False,  # the edge writes a line, at level info
             server_header=False,
+            timeout_keep_alive=_IDLE_S,
+            timeout_worker_healthcheck=_HUNG_S,
             timeout_graceful_shutdown=math.ceil(settings.deadline_s) + 1,
         )
-        with suppress(KeyboardInterrupt):  # uvicorn raises the signal once more when all is done
-            uvicorn.Server(config).run(sockets=[listener])
+        if several:
+            Workers(config, listener, grace_s=settings.drain_delay_s + settings.deadline_s + _KILL_AFTER_S).run()
+        else:
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

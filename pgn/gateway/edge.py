@@ -1,4 +1,4 @@
-"""The edge of every request: its id, its error body, its count. Errors become HTTP here and nowhere else."""
+"""The edge of every request: id, trace, error body, count, log line. Errors become HTTP here and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,16 +14,26 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgn.errors import NotReady, Overloaded, PgnError, RequestError, UnknownPath, WrongMethod
+from pgn.errors import KeyMissing, NotReady, Overloaded, PgnError, RequestError, UnknownPath, WrongMethod
+from pgn.gateway.draining import Draining
 from pgn.gateway.metrics import NO_DATASET, Metrics
+from pgn.gateway.trace import continue_trace
+from pgn.logs import trace_id
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_RETRY_AFTER_S: Final = 1
+_CHALLENGE: Final = 'Bearer realm="pgn"'
+_NOT_VALID: Final = ', error="invalid_token"'
 _CLIENT_GONE: Final = 499  # nobody reads this status but the metrics; nginx's number for it
 
+_READ: Final = (b"x-request-id", b"traceparent")
+_EVERY_ANSWER: Final = ((b"x-content-type-options", b"nosniff"),)
+_LAST: Final = ((b"connection", b"close"),)
+
 _log = logging.getLogger(__name__)
+_access_log = logging.getLogger("pgn.access")
 
 
 class ErrorFields(BaseModel):
@@ -43,32 +53,47 @@ class ErrorBody(BaseModel):
 
 def error_response(error: PgnError, request_id: str) -> JSONResponse:
     """The HTTP answer that stands for an error."""
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if error.status == 503 and error.retryable else None
+    headers = {}
+    if error.retryable and error.status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = _CHALLENGE if isinstance(error, KeyMissing) else _CHALLENGE + _NOT_VALID
     body = {"error": {**error.to_wire(), "request_id": request_id}}
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 class Edge:
-    """The outermost layer: gives each request an id, counts it, and turns what is left of errors into answers."""
+    """The outermost layer: what every request gets, whatever becomes of it.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    It gives the request an id and a trace (`request.state.request_id`, `.traceparent`), counts it, writes its log line,
+    and turns what is left of errors into answers. While the gateway drains, it asks clients to connect anew next time.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Draining) -> None:
         self.app = app
         self.metrics = metrics
+        self.draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
-        status = 0
+        headers = {name: value for name, value in scope["headers"] if name in _READ}
+        request_id = _request_id(headers.get(b"x-request-id", b""))
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["traceparent"] = continue_trace(headers.get(b"traceparent", b"").decode("latin-1"))
+        status = num_bytes = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, num_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                own = (*_EVERY_ANSWER, (b"x-request-id", request_id.encode()))
+                message["headers"] = [*message.get("headers", ()), *own, *(_LAST if self.draining.has_begun else ())]
+            else:
+                num_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -76,13 +101,18 @@ class Edge:
         except ClientDisconnect:
             status = _CLIENT_GONE
         except Exception:
-            _log.exception("event=internal_error request_id=%s", request_id)
+            _log.exception(
+                "internal_error", extra={"request_id": request_id, "trace_id": trace_id(state["traceparent"])}
+            )
             if status:  # half an answer is out; only a broken connection can still say that it is wrong
                 raise
             error = PgnError("the gateway met a fault of its own")
             await error_response(error, request_id)(scope, receive, send_with_id)
         finally:
-            self._count(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._count(scope, status, seconds)
+            if _access_log.isEnabledFor(logging.INFO):
+                _write_line(scope, status, seconds, num_bytes)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -92,13 +122,26 @@ class Edge:
         self.metrics.request_seconds.labels(endpoint).observe(seconds)
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            given = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(given):
-                return str(given)
-    return secrets.token_hex(8)
+def _request_id(given: bytes) -> str:
+    text = given.decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else secrets.token_hex(8)
+
+
+def _write_line(scope: Scope, status: int, seconds: float, num_bytes: int) -> None:
+    state, route = scope["state"], scope.get("route")
+    principal = state.get("principal")
+    fields = {
+        "method": scope["method"][:20],
+        "route": getattr(route, "path", None) or scope["path"][:200],  # never the query: anything may be in it
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+        "key": principal and principal.name,
+        "dataset": state.get("datasets") or state.get("dataset"),
+        "bytes": num_bytes,
+        "request_id": state["request_id"],
+        "trace_id": trace_id(state["traceparent"]),
+    }
+    _access_log.info("request", extra=fields)
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -107,7 +150,9 @@ def answer_errors(app: FastAPI) -> None:
     async def pgn_error(request: Request, error: Any) -> JSONResponse:
         request_id = request.state.request_id
         if error.status >= 500 and not isinstance(error, (Overloaded, NotReady)):  # those come by the thousand
-            _log.error("event=request_failed request_id=%s code=%s message=%r", request_id, error.code, error.message)
+            fields = {"code": error.code, "fault": error.message}
+            trace = trace_id(request.state.traceparent)
+            _log.error("request_failed", extra={**fields, "request_id": request_id, "trace_id": trace})
         return error_response(error, request_id)
 
     async def wrong_parameters(request: Request, error: Any) -> JSONResponse:
@@ -117,11 +162,18 @@ def answer_errors(app: FastAPI) -> None:
     async def http_error(request: Request, error: Any) -> JSONResponse:
         response = await pgn_error(request, _as_pgn_error(request, error))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route; a path may have several
+            response.headers["Allow"] = _methods_at(request)
         return response
 
     app.exception_handler(PgnError)(pgn_error)
     app.exception_handler(RequestValidationError)(wrong_parameters)
     app.exception_handler(HTTPException)(http_error)
+
+
+def _methods_at(request: Request) -> str:
+    there = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in there for method in getattr(route, "methods", None) or ()}))
 
 
 def _as_pgn_error(request: Request, error: HTTPException) -> PgnError:

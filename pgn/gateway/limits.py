@@ -7,6 +7,7 @@ from types import TracebackType
 from starlette.requests import Request
 
 from pgn.errors import Overloaded, RequestTooLarge, SetupError
+from pgn.settings import Settings, TorchServeConfig
 
 
 class InFlight:
@@ -28,17 +29,24 @@ class InFlight:
         self.count -= 1
 
 
-def check_in_flight_limit(limit: int, job_queue_size: int) -> None:
-    """Refuse a limit that TorchServe's queue cannot hold; each stage has a queue of `job_queue_size`.
+def in_flight_door(settings: Settings, torchserve: TorchServeConfig) -> InFlight:
+    """The door of this process: its share of `max_in_flight`, all of which TorchServe's queue can hold.
 
     Raises:
-        SetupError: The limit is not below the queue's size.
+        SetupError: The limit is not below the size of the queue that each stage has, or some worker would have none.
     """
+    limit, job_queue_size = settings.max_in_flight, torchserve.job_queue_size
+    if limit < settings.workers:
+        raise SetupError(
+            f"max_in_flight is {limit}, which leaves nothing for some of the {settings.workers} workers",
+            hint="raise PGN_MAX_IN_FLIGHT or lower PGN_WORKERS",
+        )
     if limit >= job_queue_size:
         raise SetupError(
             f"max_in_flight is {limit}, which is not below TorchServe's job_queue_size of {job_queue_size}",
             hint="lower PGN_MAX_IN_FLIGHT or raise job_queue_size in config.properties",
         )
+    return InFlight(limit // settings.workers)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

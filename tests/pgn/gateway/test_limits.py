@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from pgn.errors import Overloaded, RequestTooLarge, SetupError
-from pgn.gateway.limits import InFlight, check_in_flight_limit, read_body
+from pgn.gateway.limits import InFlight, in_flight_door, read_body
+from pgn.settings import Settings, TorchServeConfig
 
 
 def request_of(chunks: list[bytes], headers: list[tuple[bytes, bytes]]) -> tuple[Request, list[bytes]]:
@@ -75,8 +77,25 @@ def test_the_door_lets_in_as_many_as_its_limit() -> None:
     assert door.count == 0
 
 
+def door(max_in_flight: int, workers: int = 1, job_queue_size: int = 100) -> InFlight:
+    torchserve = TorchServeConfig(Path("config.properties"), "", "", "", (), (), job_queue_size)
+    return in_flight_door(Settings(max_in_flight=max_in_flight, workers=workers), torchserve)
+
+
 def test_the_limit_stays_below_the_queue() -> None:
     """Equal would leave no place for a canary."""
-    check_in_flight_limit(99, 100)
+    assert door(99).limit == 99
     with pytest.raises(SetupError, match="PGN_MAX_IN_FLIGHT"):
-        check_in_flight_limit(100, 100)
+        door(100)
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(1, 64), (2, 32), (3, 21), (64, 1)])
+def test_workers_share_the_limit(workers: int, limit: int) -> None:
+    """All of them together stay within it."""
+    assert door(64, workers).limit == limit
+
+
+def test_a_worker_without_a_share_is_refused() -> None:
+    """It would answer every request that it gets with 503."""
+    with pytest.raises(SetupError, match="3 workers"):
+        door(2, workers=3)
