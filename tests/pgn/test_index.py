@@ -7,9 +7,20 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pgn.errors import IndexInvalid, UnknownDataset
-from pgn.index import Entry, Index, Version, change_index, read_index, unknown_dataset
+from pgn.errors import IndexInvalid, MalformedRequest, UnknownDataset, VersionConflict
+from pgn.index import (
+    KEPT_VERSIONS,
+    MAX_SIDE_BY_SIDE,
+    Entry,
+    Index,
+    Version,
+    change_index,
+    read_index,
+    unknown_dataset,
+)
 
 BACKBONE, A, B, C = ("ab" * 32, "a" * 64, "b" * 64, "c" * 64)
 EMPTY = Index(revision=0, backbone=BACKBONE)
@@ -46,7 +57,7 @@ def test_a_revision_that_does_not_grow_is_refused(tmp_path):
     """Readers compare revisions; a change under the old number would go unseen."""
     change_index(tmp_path, lambda old: old.with_bundle("digits", A), new=EMPTY)
     with pytest.raises(IndexInvalid, match="revision 1 does not follow 1"):
-        change_index(tmp_path, lambda old: old)
+        change_index(tmp_path, lambda old: Index(revision=1, backbone=BACKBONE))
     assert read_index(tmp_path).revision == 1
 
 
@@ -62,6 +73,137 @@ def test_a_changed_data_set_leaves_the_others_alone():
     before = EMPTY.with_bundle("digits", A).with_bundle("letters", B)
     after = before.with_bundle("digits", C)
     assert after.datasets["letters"] == before.datasets["letters"]
+
+
+def test_a_share_puts_a_version_beside_the_others():
+    """A trial takes its part; the rest is divided as before, and the trial that proves itself takes all."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B, 0.2).with_bundle("digits", C, 0.5)
+    assert [(each.digest, each.share) for each in index.datasets["digits"].versions] == [(C, 0.5), (B, 0.1), (A, 0.4)]
+    entry = index.with_bundle("digits", C).datasets["digits"]
+    assert entry.versions == (Version(digest=C, share=1.0),)
+
+
+def test_one_goes_back_to_what_carried_most_of_the_traffic():
+    """A trial that was left for something better is not the version to rely on."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B, 0.2).with_bundle("digits", C)
+    assert index.datasets["digits"].previous == (A, B)
+
+
+def test_the_first_version_takes_all():
+    """There is nothing beside it that could take the rest."""
+    assert EMPTY.with_bundle("digits", A, 0.1).datasets["digits"].versions == (Version(digest=A, share=1.0),)
+
+
+def test_saying_it_again_changes_nothing():
+    """A repeated request is no change: nobody has to look."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B, 0.3).with_bundle("digits", C, 0.17)
+    assert index.with_bundle("digits", C, 0.17) is index
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.0001, float("nan")])
+def test_a_share_is_a_part(share):
+    """Over nothing and at most all."""
+    with pytest.raises(MalformedRequest, match="not over 0 and at most 1"):
+        EMPTY.with_bundle("digits", A, share)
+
+
+def test_versions_side_by_side_are_few():
+    """Every one of them is held in memory everywhere; changing the share of one of them is no further one."""
+    index = EMPTY
+    for number in range(MAX_SIDE_BY_SIDE):
+        index = index.with_bundle("digits", f"{number:064x}", 0.5)
+    assert index.with_bundle("digits", f"{1:064x}", 0.1).revision == index.revision + 1
+    with pytest.raises(VersionConflict, match="4 versions side by side"):
+        index.with_bundle("digits", A, 0.5)
+
+
+def test_going_back_goes_back_further_each_time():
+    """Twice back is two versions back; what was taken back does not come again by itself."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B).with_bundle("digits", C)
+    assert index.rolled_back("digits").main_version("digits") == B
+    index = index.rolled_back("digits").rolled_back("digits")
+    assert index.datasets["digits"] == Entry(versions=(Version(digest=A, share=1.0),))
+    with pytest.raises(VersionConflict, match="'digits' has no version to go back to"):
+        index.rolled_back("digits")
+
+
+def test_going_back_ends_a_trial():
+    """The others take its share, in the proportion they had."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B, 0.2).with_bundle("digits", C, 0.5)
+    back = index.rolled_back("digits").datasets["digits"].versions
+    assert [(each.digest, each.share) for each in back] == [(B, 0.2), (A, 0.8)]
+
+
+def test_a_removed_name_is_unknown():
+    """And so are its files: nothing of it is kept."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("letters", B).without("digits")
+    assert index.kept() == {("letters", B)}
+    with pytest.raises(UnknownDataset):
+        index.without("digits")
+
+
+def test_what_is_kept_is_what_is_served_and_what_can_be_gone_back_to():
+    """Files are deleted by this."""
+    index = EMPTY.with_bundle("digits", A).with_bundle("digits", B).with_bundle("digits", C, 0.5)
+    assert index.kept() == {("digits", each) for each in (A, B, C)}
+
+
+def test_an_entry_can_do_without_a_version():
+    """Where one of several cannot be had, the others take its share."""
+    entry = (
+        EMPTY.with_bundle("digits", A).with_bundle("digits", B, 0.2).with_bundle("digits", C, 0.5).datasets["digits"]
+    )
+    left = entry.only({A, C}).versions
+    assert [each.digest for each in left] == [C, A]
+    assert [each.share for each in left] == pytest.approx([5 / 9, 4 / 9])
+    assert entry.only(set()) is None
+
+
+names, digests = st.sampled_from(["digits", "letters"]), st.integers(0, 9).map(lambda number: f"{number:064x}")
+publications = st.tuples(names, digests, st.one_of(st.just(1.0), st.floats(0.001, 0.999)))
+
+
+def grown(changes):
+    """An index after these publications; one too many side by side is left out."""
+    index = EMPTY
+    for name, digest, share in changes:
+        try:
+            index = index.with_bundle(name, digest, share)
+        except VersionConflict:
+            continue
+    return index
+
+
+@given(st.lists(publications, max_size=30), publications)
+def test_every_change_keeps_the_promises(changes, last):
+    """Whatever is published: revisions grow, shares sum to 1, few versions are kept, none of them twice."""
+    before = grown(changes)
+    after = grown([*changes, last])
+    assert after.revision == before.revision + (after != before)
+    for entry in after.datasets.values():
+        served = [version.digest for version in entry.versions]
+        assert sum(version.share for version in entry.versions) == pytest.approx(1, abs=1e-9)
+        assert len(served) <= MAX_SIDE_BY_SIDE
+        assert len(entry.previous) <= KEPT_VERSIONS
+        assert len({*served, *entry.previous}) == len(served) + len(entry.previous)
+    assert Index.model_validate_json(after.to_json()) == after
+
+
+@given(st.lists(publications, max_size=12), st.one_of(st.just(1.0), st.floats(0.001, 0.999)))
+def test_going_back_undoes_a_publication(changes, share):
+    """Of a bundle that is new: what serves is what served, and what can be gone back to is what could, but the last."""
+    before = grown([("digits", A, 1.0), *changes])
+    if len(before.datasets["digits"].versions) == MAX_SIDE_BY_SIDE:
+        return
+    after = before.with_bundle("digits", B, share).rolled_back("digits")
+    if share == 1 and len(before.datasets["digits"].versions) > 1:
+        assert after.main_version("digits") == before.main_version("digits")
+        return
+    old, new = before.datasets["digits"], after.datasets["digits"]
+    assert [version.digest for version in new.versions] == [version.digest for version in old.versions]
+    assert [version.share for version in new.versions] == pytest.approx([version.share for version in old.versions])
+    assert new.previous == old.previous[: len(new.previous)]
+    assert len(old.previous) - len(new.previous) <= 1
 
 
 WRITER = f"""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pgn.errors import BackboneInvalid, BundleCorrupt, BundleIncompatible, BundleInvalid, BundleMissing, IndexInvalid
+from pgn.errors import (
+    BackboneInvalid,
+    BundleCorrupt,
+    BundleIncompatible,
+    BundleInvalid,
+    BundleMissing,
+    DiskFull,
+    IndexInvalid,
+)
 from pgn.index import read_index
 from pgn.store.local import LocalStore
 from tests.toys import make_backbone, make_bundle, make_store
@@ -101,8 +113,10 @@ def test_a_bundle_for_another_backbone_is_not_taken_in(store, tmp_path):
 
 def test_a_bundle_without_its_backbone_is_not_taken_in(store, tmp_path):
     """It could never answer."""
+    (store.root / "index.json").unlink()
     with pytest.raises(BackboneInvalid, match="no backbone cdcdcd"):
         store.add(make_bundle(tmp_path, "digits", "cd" * 32))
+    assert not (store.root / "index.json").exists()
 
 
 def test_a_damaged_bundle_is_not_taken_in(store, tmp_path):
@@ -154,3 +168,69 @@ def test_a_damaged_index_stops_an_addition(store, tmp_path):
     with pytest.raises(IndexInvalid):
         store.add(path)
     assert (store.root / "index.json").read_text() == "{"
+
+
+def test_a_full_disk_is_told_and_costs_nothing(store, tmp_path, monkeypatch):
+    """The old version goes on, no half-written file is left, and the same command works once there is room."""
+    before = read_index(store.root)
+    path = make_bundle(tmp_path, "digits", before.backbone, seed=9)
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", no_room)
+        with pytest.raises(DiskFull, match="no room in"):
+            store.publish(path)
+    assert read_index(store.root) == before
+    assert len(list((store.root / "datasets" / "digits").iterdir())) == 1
+    assert store.publish(path)[1].revision == before.revision + 1
+
+
+def test_what_cannot_be_deleted_does_not_undo_the_change(store, caplog):
+    """The index is what counts."""
+    lies = store.bundle_path("digits", served(store, "digits"))
+    lies.unlink()
+    lies.mkdir()  # unlink() fails on it
+    store.remove("digits")
+    assert set(read_index(store.root).datasets) == {"letters"}
+    assert "cannot be deleted" in caplog.text
+
+
+def test_removing_from_a_wrong_path_leaves_nothing_there(tmp_path):
+    """A slip in --store makes no folder."""
+    with pytest.raises(IndexInvalid, match="cannot be read"):
+        LocalStore(tmp_path / "modle_store").remove("digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+PUBLISHER = """
+import sys, pathlib
+from pgn.store.local import LocalStore
+for path in sys.argv[2:]:
+    LocalStore(pathlib.Path(sys.argv[1])).publish(pathlib.Path(path))
+"""
+
+
+def test_concurrent_publishers_lose_nothing(store, tmp_path):
+    """Three shells at once: every entry is in the index, and every file that it names is there."""
+    backbone = read_index(store.root).backbone
+    paths = [[make_bundle(tmp_path, f"set-{i}-{j}", backbone) for j in range(4)] for i in range(3)]
+    shells = [subprocess.Popen([sys.executable, "-c", PUBLISHER, store.root, *each]) for each in paths]
+    assert [shell.wait(120) for shell in shells] == [0, 0, 0]
+    index = read_index(store.root)
+    assert (index.revision, len(index.datasets)) == (2 + 12, 2 + 12)
+    for name in index.datasets:
+        assert store.read(name, served(store, name), backbone=backbone)
+
+
+def test_what_a_killed_writer_left_goes_some_time(store, tmp_path):
+    """A half-written copy is nobody's; one of this minute may still be somebody's."""
+    folder = store.root / "datasets" / "digits"
+    old, young = folder / ".digits.0123456789abcdef.safetensors.1", folder / ".digits.0123456789abcdef.safetensors.2"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    store.remove("letters")
+    assert not old.exists()
+    assert young.exists()
