@@ -8,18 +8,19 @@ from typing import Any
 from pgn.settings import load_settings
 from pgn.stages.pgn_stage import PgnStage
 from pgn.stages.rows import Row
-from pgn.stages.worker import choose_device, end_with_parent, log_to_stderr, share_cores
+from pgn.stages.worker import choose_device, starting
 
 
 class PgnHandler:
     """The one class of this file: TorchServe makes it, and calls `initialize` once and `handle` for each batch."""
 
     def initialize(self, context: Any) -> None:
-        """Load the stage for the model store that PGN_STORE names."""
-        log_to_stderr()
-        end_with_parent()
-        share_cores()
-        self.stage = PgnStage.load(load_settings(), choose_device(context.system_properties.get("gpu_id")))
+        """Load the stage for the model store that PGN_STORE names, and follow its index."""
+        settings = load_settings()
+        with starting(settings, "pgn"):
+            device = choose_device(settings.device, context.system_properties.get("gpu_id"))
+            self.stage = PgnStage.load(settings, device)
+        self.stage.bank.follow(settings.poll_s)
 
     def handle(self, data: Sequence[Row], context: Any) -> list[bytes]:  # noqa: ARG002
         """Answer a batch."""

@@ -1,14 +1,16 @@
 """The bundle: a trained PGN with its head as one immutable, content-addressed safetensors file.
 
 A bundle is data only. Its file name ends in the first 16 hex digits of the SHA-256 over its bytes; reading checks
-that, then the manifest, then every tensor against the manifest. No torch here: arrays are NumPy's. The byte-level
-contract is docs/bundle.md.
+that, then the manifest, then every tensor against the manifest. No torch here: arrays are NumPy's, and views into the
+mapped file, so all processes that read a bundle share one copy of it. The byte-level contract is docs/bundle.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
 import re
 import struct
@@ -28,8 +30,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 from typing_extensions import Self
 
 from pgn.errors import BundleCorrupt, BundleIncompatible, BundleInvalid, BundleMissing
@@ -37,6 +38,7 @@ from pgn.errors import BundleCorrupt, BundleIncompatible, BundleInvalid, BundleM
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 _FILE_NAME: Final = re.compile(r"^(?P<dataset>[a-z0-9][a-z0-9_-]{0,62})\.(?P<digest>[0-9a-f]{16})\.safetensors$")
 _MANIFEST_KEY: Final = "manifest"
+_TYPES: Final[dict[str, np.dtype[Any]]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _YOUNGER_FIELDS: Final = ("projection", "hidden", "crop", "patch_size")  # of GeneratorSpec; absent means default
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -154,7 +156,9 @@ class Bundle:
     Attributes:
         manifest: What the file says of itself.
         tensors: float32 arrays: `generator.*`, `head.weight` (C, features), `head.bias` (C), and for generators
-            with a library `profile.mixture` (N), the mean mixture over the training images (rows sum to 1).
+            with a library `profile.mixture` (N), the mean mixture over the training images (sums to 1). Views into
+            the mapped file, which stays mapped as long as one of them lives; what is written to them is this
+            process's own and never reaches the file.
         digest: SHA-256 of the file, 64 hex digits.
     """
 
@@ -205,14 +209,12 @@ def read_bundle(path: Path, *, backbone: str | None = None) -> Bundle:
     match = _FILE_NAME.match(path.name)
     if not match:
         raise BundleInvalid(f"{path.name} is not named <dataset>.<16 hex digits>.safetensors")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleMissing(f"{path} cannot be read: {error.strerror}") from error
+    data = _map(path)
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(match["digest"]):
         raise BundleCorrupt(f"{path.name} has SHA-256 {digest[:16]}…, its name says {match['digest']}")
-    manifest = _read_manifest(data, path.name)
+    header, body = _split(data, path.name)
+    manifest = _read_manifest(header, path.name)
     if manifest.dataset != match["dataset"]:
         raise BundleInvalid(f"{path.name} holds the data set {manifest.dataset!r}")
     if backbone is not None and manifest.backbone.digest != backbone:
@@ -220,10 +222,7 @@ def read_bundle(path: Path, *, backbone: str | None = None) -> Bundle:
             f"{path.name} was trained on backbone {manifest.backbone.name} ({manifest.backbone.digest[:16]}…), "
             f"not on {backbone[:16]}…"
         )
-    try:
-        tensors = load(data)
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that NumPy does not have
-        raise BundleInvalid(f"{path.name} is not a safetensors file: {error}") from error
+    tensors = _view_tensors(header, body, path.name)
     _check_tensors(manifest, tensors)
     return Bundle(manifest, tensors, digest)
 
@@ -246,17 +245,60 @@ def write_atomically(path: Path, data: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _read_manifest(data: bytes, name: str) -> Manifest:
-    # safetensors' own reader wants a file for its metadata; the header is eight bytes of length and then JSON.
+def _map(path: Path) -> memoryview:
+    # Private and copy-on-write: writable for torch, while clean pages are the page cache's, one copy for all processes.
+    # The size is taken once. A file that shrank later would kill the reader (SIGBUS), which is why bundles are only
+    # ever replaced by rename: the mapping keeps the old file.
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) if size else b"")
+    except (OSError, ValueError) as error:  # ValueError: it shrank in between
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise BundleMissing(f"{path} cannot be read: {reason}") from error
+
+
+def _split(data: memoryview, name: str) -> tuple[dict[str, Any], memoryview]:
+    """The header as JSON and the tensors' bytes: eight bytes of length, then JSON, then all tensors."""
     try:
         (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(bytes(data[8 : 8 + length]))
+    except (struct.error, ValueError, RecursionError) as error:
+        raise BundleInvalid(f"{name} holds no manifest") from error
+    if not isinstance(header, dict):
+        raise BundleInvalid(f"{name} holds no manifest")
+    return header, data[8 + length :]
+
+
+def _read_manifest(header: dict[str, Any], name: str) -> Manifest:
+    try:
         return Manifest.model_validate_json(header["__metadata__"][_MANIFEST_KEY])
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'manifest'}: {f['msg']}" for f in error.errors())
         raise BundleInvalid(f"{name}: {faults}") from error
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise BundleInvalid(f"{name} holds no manifest") from error
+
+
+def _view_tensors(header: dict[str, Any], body: memoryview, name: str) -> dict[str, NDArray[np.float32]]:
+    # Not by safetensors, whose every way into NumPy copies. As there, the tensors have to fill the file without a gap.
+    tensors: dict[str, NDArray[Any]] = {}
+    end = 0
+    try:
+        entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
+        for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            (start, stop), dtype, shape = entry["data_offsets"], _TYPES[entry["dtype"]], entry["shape"]
+            count = math.prod(shape)
+            if start != end or stop - start != dtype.itemsize * count:
+                raise ValueError(f"tensor {key} of shape {shape} cannot be the bytes {start} to {stop}")
+            array = np.frombuffer(body, dtype, count, start).reshape(shape)
+            tensors[key] = array if array.flags.aligned else array.copy()
+            end = stop
+        if end != len(body):
+            raise ValueError(f"it has {len(body)} bytes of tensors, its header describes {end}")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise BundleInvalid(f"{name} is not a safetensors file: {error}") from error
+    return tensors
 
 
 def _check_tensors(manifest: Manifest, tensors: Tensors) -> None:

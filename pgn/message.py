@@ -34,6 +34,8 @@ from pgn.errors import MessageInvalid, PgnError, from_wire
 
 SCHEMA: Final = 1
 MAX_TARGETS: Final = 64
+CANARY_ID: Final = "canary"
+"""Id of the gateway's own request, by which it sees whether the stages answer: its image is nobody's."""
 
 
 class _Record(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from pgn.errors import BundleInvalid, one_line
 from pgn.method.encoders import build_encoder, resize_for
 from pgn.method.library import INITIAL_STD, RGBLibrary, TokenLibrary
 from pgn.method.projection import PatchProjection
+
+_NO_BATCHES: Final = torch.tensor(0)
 
 
 class PromptGenerator(nn.Module):
@@ -110,7 +112,7 @@ def build_generator(spec: GeneratorSpec, projection: PatchProjection | None = No
 
 
 def load_generator(bundle: Bundle, projection: PatchProjection | None = None) -> Generator:
-    """The bundle's generator, frozen and in eval mode, on the CPU.
+    """The bundle's generator, frozen and in eval mode, on the CPU, where its weights are those of the bundle: no copy.
 
     Args:
         bundle: A verified bundle.
@@ -124,14 +126,14 @@ def load_generator(bundle: Bundle, projection: PatchProjection | None = None) ->
     except ValueError as error:
         raise BundleInvalid(f"the generator of {bundle.manifest.dataset} {bundle.version}: {error}") from error
     weights = {
-        name.removeprefix("generator."): torch.from_numpy(array.copy())
+        name.removeprefix("generator."): torch.from_numpy(array)
         for name, array in bundle.tensors.items()
         if name.startswith("generator.")
     }
     # BatchNorm's step counters have no use in eval mode and are not in a bundle.
-    counters = {name: value for name, value in generator.state_dict().items() if name.endswith("num_batches_tracked")}
+    counters = {name: _NO_BATCHES for name in generator.state_dict() if name.endswith("num_batches_tracked")}
     try:
-        generator.load_state_dict(weights | counters)
+        generator.load_state_dict(weights | counters, assign=True)
     except RuntimeError as error:
         raise BundleInvalid(
             f"the generator of {bundle.manifest.dataset} {bundle.version}: {one_line(error)}"

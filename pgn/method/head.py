@@ -94,8 +94,8 @@ def embed_class_texts(
 
 
 def load_head(bundle: Bundle) -> Head:
-    """The bundle's head, frozen, on the CPU."""
+    """The bundle's head, frozen, on the CPU, where its weights are those of the bundle: no copy."""
     bias = bundle.tensors.get("head.bias")
-    weight = torch.from_numpy(bundle.tensors["head.weight"].copy())
-    head = Head(bundle.manifest.head, weight, None if bias is None else torch.from_numpy(bias.copy()))
+    weight = torch.from_numpy(bundle.tensors["head.weight"])
+    head = Head(bundle.manifest.head, weight, None if bias is None else torch.from_numpy(bias))
     return head.eval().requires_grad_(False)

@@ -10,13 +10,23 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import math
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pgn.backbone_spec import Preprocess
-from pgn.errors import EmptyBody, MalformedRequest, MessageInvalid, PgnError, RequestTooLarge, StageFailed
+from pgn.errors import (
+    DeadlineExceeded,
+    EmptyBody,
+    MalformedRequest,
+    MessageInvalid,
+    PgnError,
+    RequestTooLarge,
+    StageFailed,
+)
 from pgn.images import read_square
 from pgn.message import Message, Request, Target, decode
 
@@ -139,22 +149,30 @@ class Batch:
     """
 
     def __init__(self, rows: Sequence[Row], read: Callable[[Row], Message]) -> None:
+        self._began = time.perf_counter()
         self._size = len(rows)
         self._messages: dict[int, Message] = {}
         self._errors: dict[int, PgnError] = {}
         for number, row in enumerate(rows):
             with self.guard(number):
-                self._messages[number] = read(row)
+                message = self._messages[number] = read(row)
+                _check_time(message.request)
 
     def messages(self) -> dict[int, Message]:
         """The messages of the rows that have not failed, by row number."""
         return {number: message for number, message in self._messages.items() if number not in self._errors}
 
+    def predictions(self) -> dict[int, Message]:
+        """Those of `messages` that something has to be computed for."""
+        return {number: message for number, message in self.messages().items() if message.request.ask == "prediction"}
+
     def request_id(self, number: int) -> str:
         """The id that a row came with, or one made for its answer."""
         if number in self._messages:
             return self._messages[number].request.id
-        return self._errors[number].request_id or uuid.uuid4().hex
+        error = self._errors[number]
+        error.request_id = error.request_id or uuid.uuid4().hex
+        return error.request_id
 
     @contextmanager
     def guard(self, *numbers: int) -> Iterator[None]:
@@ -180,3 +198,28 @@ class Batch:
         for number, error in self._errors.items():
             written[number] = write_error(error, self.request_id(number))
         return [written[number] for number in range(self._size)]
+
+    def log(self, versions: Iterable[str]) -> None:
+        """One line about the whole batch, which the given versions answered."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        messages = self._messages.values()
+        traces = [message.request.traceparent for message in messages if message.request.traceparent]
+        _log.info(
+            "batch answered",
+            extra={
+                "rows": self._size,
+                "images": sum(0 if message.images is None else len(message.images) for message in messages),
+                "ms": round(1000 * (time.perf_counter() - self._began), 1),
+                "versions": sorted(set(versions)),
+                "requests": [self.request_id(number) for number in range(self._size)],
+                "traceparents": traces or None,
+                "failed": {self.request_id(number): error.code for number, error in self._errors.items()} or None,
+            },
+        )
+
+
+def _check_time(request: Request) -> None:
+    late_s = time.time() - (request.expires_at or math.inf)
+    if late_s > 0:
+        raise DeadlineExceeded(f"the request's time ran out {1000 * late_s:.0f} ms before it could be computed")

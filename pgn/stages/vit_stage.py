@@ -1,4 +1,8 @@
-"""Stage vit: images and prompts in, answers out. One pass of the frozen ViT for all rows and data sets of equal K."""
+"""Stage vit: images and prompts in, answers out. One pass of the frozen ViT for all rows and data sets of equal K.
+
+Rows with other numbers of prompts have a pass of their own rather than padding and a mask: two passes over eight rows
+cost little more than one over sixteen, and padding costs more than that (docs/results/bank.md).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,9 @@ from pgn.message import Answer, Features, Message, Prediction, Request, Result
 from pgn.method.backbone import FrozenBackbone, load_backbone
 from pgn.method.head import Head, load_head
 from pgn.settings import Settings
-from pgn.stages.bank import Bank, Held
+from pgn.stages.bank import Bank, Held, Snapshot
 from pgn.stages.rows import Batch, Row, read_message
+from pgn.stages.state import describe
 from pgn.stages.tensors import in_pieces, stack
 from pgn.store.local import LocalStore
 
@@ -37,9 +42,6 @@ class _Question:
     held: Held[Head] | None
     pixels: NDArray[Any]  # (M, S + R, S, 3)
     prompts: NDArray[Any]  # (M, K, D)
-
-
-Ranking = tuple[Prediction, ...]
 
 
 class VitStage:
@@ -61,16 +63,18 @@ class VitStage:
             _check_widths(bundle, backbone)
             return load_head(bundle)
 
-        return cls(Bank[Head](store, index, build, device), backbone, device=device)
+        bank = Bank[Head](store, index.backbone, build, device, grace_s=2 * settings.deadline_s)
+        return cls(bank, backbone, device=device)
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row]) -> list[bytes]:
         """One JSON body a row, in order: `Answer` or `Features`, or {"error": ...} with the request's id."""
         batch = Batch(rows, read_message)
+        snapshot = self.bank.snapshot  # one for the whole batch
         questions: dict[int, list[_Question]] = {}
-        for number, message in batch.messages().items():
+        for number, message in batch.predictions().items():
             with batch.guard(number):
-                questions[number] = self._ask(number, message)
+                questions[number] = self._ask(number, message, snapshot)
         features: dict[tuple[int, int], Tensor] = {}
         for group in _by_shape(questions):
             with batch.guard(*(question.number for question in group)):
@@ -78,23 +82,33 @@ class VitStage:
                     features[question.number, question.which] = rows_features
 
         def write(number: int, message: Message) -> bytes:
+            if message.request.ask == "state":
+                return self._describe(message)
             return _answer(message, [(q.held, features[number, q.which]) for q in questions[number]])
 
-        return batch.answers(write, error_body)
+        answers = batch.answers(write, error_body)
+        batch.log(q.held.version for asked in questions.values() for q in asked if q.held)
+        return answers
 
-    def _ask(self, number: int, message: Message) -> list[_Question]:
+    def _describe(self, message: Message) -> bytes:
+        state = describe(self.bank, message.request, stage="vit", device=self._device)
+        return state.model_dump_json(by_alias=True).encode()
+
+    def _ask(self, number: int, message: Message, snapshot: Snapshot[Head]) -> list[_Question]:
         pixels = message.images
         if message.request.prompts_from == "image":
-            return self._ask_of_prompted_images(number, message.request, pixels)
+            return self._ask_of_prompted_images(number, message.request, pixels, snapshot)
         size = self._backbone.spec.preprocess.size
         if pixels is None or len(pixels) == 0 or not message.prompts:
             raise MessageInvalid("the message holds no image or no prompts; stage pgn comes first")
         if pixels.shape[1:3] != (size, size):
             height, width = pixels.shape[1:3]
             raise MessageInvalid(f"the images are {width} x {height} pixels; the backbone's are {size} x {size}")
-        return self._ask_with_prompts(number, message, pixels)
+        return self._ask_with_prompts(number, message, pixels, snapshot)
 
-    def _ask_of_prompted_images(self, number: int, request: Request, pixels: NDArray[Any] | None) -> list[_Question]:
+    def _ask_of_prompted_images(
+        self, number: int, request: Request, pixels: NDArray[Any] | None, snapshot: Snapshot[Head]
+    ) -> list[_Question]:
         size, patch = self._backbone.spec.preprocess.size, self._backbone.patch_size
         if pixels is None or len(pixels) == 0:
             raise MessageInvalid("the message holds no image")
@@ -107,15 +121,17 @@ class VitStage:
         nothing = np.empty((len(pixels), 0, self._backbone.embed_dim), np.float32)
         if not request.targets:
             return [_Question(number, 0, None, pixels, nothing)]
-        heads = [self.bank.find(target) for target in request.targets]
+        heads = [snapshot.find(target) for target in request.targets]
         return [_Question(number, which, held, pixels, nothing) for which, held in enumerate(heads)]
 
-    def _ask_with_prompts(self, number: int, message: Message, pixels: NDArray[Any]) -> list[_Question]:
+    def _ask_with_prompts(
+        self, number: int, message: Message, pixels: NDArray[Any], snapshot: Snapshot[Head]
+    ) -> list[_Question]:
         questions = []
         for which, (target, prompts) in enumerate(zip(message.request.targets, message.prompts, strict=True)):
             if target.digest is None:
                 raise MessageInvalid(f"the message names no version of data set {target.dataset!r}")
-            held = self.bank.find(target)
+            held = snapshot.find(target)
             wanted = (len(pixels), held.manifest.generator.num_prompts, self._backbone.embed_dim)
             if prompts.shape != wanted:
                 raise MessageInvalid(f"prompts for {target.dataset!r} have the shape {prompts.shape}, not {wanted}")
@@ -123,10 +139,19 @@ class VitStage:
         return questions
 
     def _features(self, group: Sequence[_Question]) -> Sequence[Tensor]:
-        images = self._backbone.normalise(stack([question.pixels for question in group], self._device))
+        """The group's features, question by question. An image is embedded once, whatever number of data sets ask."""
+        rows = {question.number: question.pixels for question in group}
+        embedded = in_pieces(self._embed, stack(list(rows.values()), self._device))
+        tokens = dict(zip(rows, torch.split(embedded, [len(pixels) for pixels in rows.values()]), strict=True))
         prompts = stack([question.prompts for question in group], self._device).float()
-        features = in_pieces(self._backbone, images, prompts)
+        features = in_pieces(self._encode, torch.cat([tokens[question.number] for question in group]), prompts)
         return torch.split(features, [len(question.pixels) for question in group])
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self._backbone.embed(self._backbone.normalise(pixels))
+
+    def _encode(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        return self._backbone.encode(torch.cat([tokens, prompts.to(tokens.dtype)], dim=1))
 
 
 def error_body(error: PgnError, request_id: str) -> bytes:
@@ -153,31 +178,38 @@ def _by_shape(questions: dict[int, list[_Question]]) -> list[list[_Question]]:
     return list(groups.values())
 
 
-def _rank(held: Held[Head], features: Tensor, top_k: int) -> list[Ranking]:
-    """For each image the most probable classes, after (M, features) -> (M, C) -> softmax with temperature."""
+def _results(held: Held[Head], features: Tensor, request: Request) -> list[Result]:
+    """One result for each image, after (M, features) -> (M, C) -> softmax with temperature."""
     manifest = held.manifest
     scores = (held.module(features) / manifest.temperature).softmax(dim=-1)
     if not scores.isfinite().all():
         raise StageFailed(f"the scores for data set {manifest.dataset!r} are not finite")
-    best = scores.topk(min(top_k, len(manifest.classes)))
+    best = scores.topk(min(request.top_k, len(manifest.classes)))
+    embeddings = features.tolist() if request.embedding else [None] * len(features)
     return [
-        tuple(Prediction(label=manifest.classes[i], probability=p) for p, i in zip(values, indices, strict=True))
-        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        Result(
+            image=image,
+            dataset=manifest.dataset,
+            version=held.version,
+            predictions=tuple(
+                Prediction(label=manifest.classes[i], probability=p) for p, i in zip(values, indices, strict=True)
+            ),
+            unknown=manifest.unknown_threshold is not None and values[0] < manifest.unknown_threshold,
+            embedding=embedding,
+        )
+        for image, (values, indices, embedding) in enumerate(
+            zip(best.values.tolist(), best.indices.tolist(), embeddings, strict=True)
+        )
     ]
 
 
 def _answer(message: Message, found: Sequence[tuple[Held[Head] | None, Tensor]]) -> bytes:
     """The body: images in order, for each its data sets in order, or the features alone."""
     request = message.request
-    ranked = [(held, _rank(held, features, request.top_k)) for held, features in found if held]
-    if not ranked:
+    by_target = [_results(held, features, request) for held, features in found if held]
+    if not by_target:
         return _features_body(request.id, found[0][1])
-    images = 0 if message.images is None else len(message.images)
-    results = tuple(
-        Result(image=i, dataset=held.manifest.dataset, version=held.version, predictions=rankings[i])
-        for i in range(images)
-        for held, rankings in ranked
-    )
+    results = tuple(result for of_one_image in zip(*by_target, strict=True) for result in of_one_image)
     return Answer(request_id=request.id, results=results).model_dump_json().encode()
 
 

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
+
+from pgn.errors import PgnError, SetupError
+from pgn.logs import configure_logs
+from pgn.settings import Settings
 
 WATCH_INTERVAL_S: Final = 0.5
 NUM_STAGES: Final = 2
 CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
+_log = logging.getLogger(__name__)
 
-def log_to_stderr() -> None:
-    """Warnings of this package go to standard error, which TorchServe passes on; it drops standard output."""
-    log = logging.getLogger("pgn")
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        log.addHandler(handler)
-    log.propagate = False
+
+@contextmanager
+def starting(settings: Settings, stage: Literal["pgn", "vit"]) -> Iterator[None]:
+    """Make this process fit for a stage, which is to be loaded inside; a foreseen fault is one line and its end."""
+    configure_logs(settings, f"stage-{stage}", logger="pgn")
+    end_with_parent()
+    share_cores()
+    allow_many_files()
+    try:
+        yield
+    except PgnError as error:
+        _log.error("stage %s does not start: %s", stage, error)
+        raise SystemExit(1) from None
 
 
 def end_with_parent() -> None:
@@ -43,10 +55,23 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def choose_device(gpu_id: int | None) -> torch.device:
-    """The GPU that the server gave, or the CPU."""
-    on_gpu = gpu_id is not None and torch.cuda.is_available()
-    return torch.device(f"cuda:{gpu_id}" if on_gpu else "cpu")
+def choose_device(wish: Literal["auto", "cpu", "cuda"], gpu_id: int | None) -> torch.device:
+    """Where the stage computes.
+
+    Args:
+        wish: "auto" takes the GPU that the server gave, and the CPU without one.
+        gpu_id: The number of that GPU; None if the server found none.
+
+    Raises:
+        SetupError: A GPU was asked for and there is none.
+    """
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "PGN_DEVICE=cuda, and torch sees no CUDA device",
+            hint="look at `nvidia-smi`, and whether this torch is built for CUDA; PGN_DEVICE=auto takes the CPU",
+        )
+    on_gpu = wish == "cuda" or (wish == "auto" and gpu_id is not None and torch.cuda.is_available())
+    return torch.device(f"cuda:{gpu_id or 0}" if on_gpu else "cpu")
 
 
 def share_cores() -> None:
@@ -57,6 +82,12 @@ def share_cores() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, int(count_cores() / NUM_STAGES)))
+
+
+def allow_many_files() -> None:
+    """Open as many files as the system allows: every bundle stays mapped, and Python keeps a mapped file open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def count_cores(limit: Path = CPU_LIMIT) -> float:

@@ -318,6 +318,79 @@ class TestRefused:
             read_bundle(forge(tmp_path, save(tensors, metadata={"manifest": manifest_json()})))
 
 
+class TestMapping:
+    def test_tensors_are_views_into_one_mapping_of_the_file(self, bundle_file):
+        """Both stages and every reader after them share the page cache's copy; 500 bundles are in memory once."""
+        tensors = read_bundle(bundle_file).tensors
+        with Path("/proc/self/maps").open() as maps:
+            (mapped,) = (line.split()[0] for line in maps if line.rstrip().endswith(str(bundle_file)))
+        start, end = (int(each, 16) for each in mapped.split("-"))
+        for array in tensors.values():
+            assert start <= array.ctypes.data < array.ctypes.data + array.nbytes <= end
+            assert array.flags.aligned
+
+    def test_the_mapping_ends_with_its_last_reader(self, bundle_file):
+        """A version that is served no more costs nothing more."""
+        tensors = read_bundle(bundle_file).tensors
+        assert str(bundle_file) in Path("/proc/self/maps").read_text()
+        del tensors
+        assert str(bundle_file) not in Path("/proc/self/maps").read_text()
+
+    def test_writing_to_a_tensor_reaches_neither_file_nor_other_readers(self, bundle_file):
+        """Whoever trains on from a bundle changes his own copy."""
+        first, second = read_bundle(bundle_file), read_bundle(bundle_file)
+        first.tensors["head.bias"][:] = 7
+        assert np.array_equal(second.tensors["head.bias"], arrays()["head.bias"])
+        assert np.array_equal(read_bundle(bundle_file).tensors["head.bias"], arrays()["head.bias"])
+
+    def test_a_file_that_is_replaced_stays_for_those_who_have_it(self, bundle_file):
+        """Publication is by rename: a served bundle is never pulled from under a request."""
+        tensors = read_bundle(bundle_file).tensors
+        write_atomically(bundle_file, b"short")
+        assert np.array_equal(tensors["head.weight"], arrays()["head.weight"])
+        with pytest.raises(BundleCorrupt):
+            read_bundle(bundle_file)
+
+    def test_a_header_of_any_length_can_be_read(self, tmp_path):
+        """Other writers do not pad it, and torch wants aligned numbers."""
+        header = {"__metadata__": {"manifest": manifest_json()}}
+        body = b""
+        for name, array in arrays().items():
+            end = len(body) + array.nbytes
+            header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [len(body), end]}
+            body += array.tobytes()
+        text = json.dumps(header).encode()
+        text += b" " * (1 + -len(text) % 8)
+        tensors = read_bundle(forge(tmp_path, struct.pack("<Q", len(text)) + text + body)).tensors
+        assert all(np.array_equal(tensors[name], array) for name, array in arrays().items())
+        assert all(array.flags.aligned for array in tensors.values())
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"data_offsets": [4, 64]}, "cannot be the bytes"),
+            ({"data_offsets": [0, 64]}, "cannot be the bytes"),
+            ({"data_offsets": [0, 6000]}, "cannot be the bytes"),
+            ({"shape": [1500], "data_offsets": [0, 6000]}, "not a safetensors file"),
+            ({"shape": [-15], "data_offsets": [0, -60]}, "not a safetensors file"),
+            ({"data_offsets": [0]}, "not a safetensors file"),
+            ({"data_offsets": "no"}, "not a safetensors file"),
+            ({"shape": [-3, -5]}, "not a safetensors file"),
+            ({"shape": [3.0, 5]}, "not a safetensors file"),
+            ({"shape": [10**30, 0]}, "not a safetensors file"),
+            ({"shape": [3, 4], "data_offsets": [0, 48]}, "its header describes 48"),
+            ({"shape": None}, "not a safetensors file"),
+            ({"dtype": ["F32"]}, "not a safetensors file"),
+        ],
+    )
+    def test_a_header_that_does_not_describe_the_bytes_is_refused(self, tmp_path, change, reason):
+        """Nothing outside the file is ever read, whatever its header claims."""
+        entry = {"dtype": "F32", "shape": [3, 5], "data_offsets": [0, 60], **change}
+        header = json.dumps({"__metadata__": {"manifest": manifest_json()}, "head.weight": entry}).encode()
+        with pytest.raises(BundleInvalid, match=reason):
+            read_bundle(forge(tmp_path, struct.pack("<Q", len(header)) + header + bytes(60)))
+
+
 class TestWriting:
     def test_a_failed_write_leaves_the_old_file_whole(self, tmp_path, monkeypatch):
         """A full disk or a power cut costs the new file, never the old."""

@@ -13,7 +13,7 @@ from pgn.errors import DatasetUnavailable, MessageInvalid, NotAnImage, PgnError,
 from pgn.index import read_index
 from pgn.message import Message, Request, Target, decode, encode
 from pgn.method.backbone import load_backbone
-from pgn.method.generator import load_generator
+from pgn.method.generator import PromptGenerator, load_generator
 from pgn.method.projection import projection_of
 from pgn.settings import Settings
 from pgn.stages import pgn_stage
@@ -57,15 +57,15 @@ def test_a_mixed_batch_gives_each_row_its_own_prompts(stage: PgnStage, mixed_sto
 
 
 def test_one_forward_pass_for_each_version(stage: PgnStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen rows of two data sets cost two passes."""
+    """Sixteen rows of two data sets cost two passes, the mixture that drift is seen by included."""
     sizes = []
+    mixture = PromptGenerator.mixture
 
-    def count(forward: Any, images: torch.Tensor) -> torch.Tensor:
+    def count(generator: PromptGenerator, images: torch.Tensor) -> torch.Tensor:
         sizes.append(len(images))
-        result: torch.Tensor = forward(images)
-        return result
+        return mixture(generator, images)
 
-    monkeypatch.setattr(pgn_stage, "in_pieces", count)
+    monkeypatch.setattr(PromptGenerator, "mixture", count)
     stage.answer([ask(str(i), ["flowers", "pets"][: 1 + i % 2]) for i in range(16)])
     assert sorted(sizes) == [8, 16]
 
@@ -142,7 +142,7 @@ def test_a_generator_that_fails_fails_its_rows_alone(mixed_store: LocalStore, ca
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("out of luck")
 
-    held = stage.bank.find(Target(dataset="pets"))
+    held = stage.bank.snapshot.find(Target(dataset="pets"))
     object.__setattr__(held, "module", Failing())
     good, bad = stage.answer([ask("a", ["flowers"]), ask("b", ["pets"])])
     assert decode(good).prompts

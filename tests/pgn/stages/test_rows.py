@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
+import time
 
 import numpy as np
 import pytest
@@ -146,3 +148,30 @@ class TestBatch:
         )
         assert len(answers[0]) == MAX_ANSWER_BYTES
         assert answers[1] == RequestTooLarge.code.encode()
+
+    def test_a_row_whose_time_is_over_costs_nothing(self) -> None:
+        """Nobody waits for it any more; those behind it do."""
+        late, soon = (
+            Message(message("a").request.model_copy(update={"expires_at": time.time() + seconds}))
+            for seconds in (-0.5, 60)
+        )
+        batch = Batch([{"body": encode(late)}, {"body": encode(soon)}], read_message)
+        assert list(batch.predictions()) == [1]
+        answers = batch.answers(lambda *_: b"good", lambda error, _: str(error).encode())
+        assert re.match(rb"the request's time ran out 5\d\d ms before", answers[0])
+        assert answers[1] == b"good"
+
+    def test_a_batch_is_one_line_of_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Every request can be followed through both stages by its id or its trace, at the price of one line."""
+        traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+        traced = message("traced").request.model_copy(update={"traceparent": traceparent})
+        batch = Batch([{"body": encode(Message(traced))}, {"body": b"x"}], read_message)
+        batch.answers(lambda *_: b"", lambda *_: b"")
+        with caplog.at_level(logging.INFO, logger="pgn"):
+            batch.log(["2" * 16, "1" * 16, "2" * 16])
+        (line,) = (vars(record) for record in caplog.records)
+        assert line["message"] == "batch answered"
+        assert line["versions"] == ["1" * 16, "2" * 16]
+        assert (line["rows"], line["requests"][0], line["traceparents"]) == (2, "traced", [traceparent])
+        assert line["failed"] == {line["requests"][1]: "message.invalid"}
+        assert line["ms"] >= 0

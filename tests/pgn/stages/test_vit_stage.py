@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgn.errors import MessageInvalid, NotAnImage
+from pgn.errors import DeadlineExceeded, MessageInvalid, NotAnImage
 from pgn.index import read_index
 from pgn.message import Message, Request, Target, decode, encode, encode_error
 from pgn.method.backbone import load_backbone
@@ -69,17 +69,23 @@ def test_one_vit_pass_for_all_data_sets_of_equal_k(
     stages: tuple[PgnStage, VitStage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This is why one frozen ViT serves hundreds of data sets."""
-    shapes = []
+    embedded, encoded = [], []
     backbone = stages[1]._backbone
-    forward = backbone.forward
+    embed, encode = backbone.embed, backbone.encode
 
-    def count(images: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
-        shapes.append(None if prompts is None else tuple(prompts.shape[:2]))
-        return forward(images, prompts)
+    def count_images(images: torch.Tensor) -> torch.Tensor:
+        embedded.append(len(images))
+        return embed(images)
 
-    monkeypatch.setattr(backbone, "forward", count)
+    def count_sequences(tokens: torch.Tensor) -> torch.Tensor:
+        encoded.append((len(tokens), tokens.shape[1] - 17))  # besides the class token and 16 patches
+        return encode(tokens)
+
+    monkeypatch.setattr(backbone, "embed", count_images)
+    monkeypatch.setattr(backbone, "encode", count_sequences)
     through(stages, [ask("a", ["flowers"]), ask("b", ["pets", "flowers"], [1, 2]), ask("c", ["shapes"])])
-    assert sorted(shapes) == [(1, 2), (5, 4)]
+    assert sorted(encoded) == [(1, 2), (5, 4)]
+    assert sorted(embedded) == [1, 3]  # two data sets ask about the images of `b`, which are embedded once
 
 
 def test_the_most_probable_classes_come_first(stages: tuple[PgnStage, VitStage]) -> None:
@@ -111,7 +117,7 @@ def test_prompts_in_the_image_answer_like_prompts(stages: tuple[PgnStage, VitSta
     plain, answer = stages[1].answer([prompted(0, ["pets"], mixed_store), row])
     assert body(plain)["results"][0]["predictions"] != body(answer)["results"][0]["predictions"]
     for result, dataset in zip(body(answer)["results"], ("pets", "flowers"), strict=True):
-        held = stages[1].bank.find(Target(dataset=dataset))
+        held = stages[1].bank.snapshot.find(Target(dataset=dataset))
         scores = (held.module(features) / held.manifest.temperature).softmax(-1)[0].tolist()
         assert probabilities(result) == pytest.approx(dict(zip(held.manifest.classes, scores, strict=True)), abs=1e-5)
 
@@ -179,14 +185,14 @@ def test_a_pass_that_fails_fails_its_group_alone(
 ) -> None:
     """Rows with another number of prompts are answered."""
     backbone = stages[1]._backbone
-    forward = backbone.forward
+    encode = backbone.encode
 
-    def fail(images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        if prompts.shape[1] == 2:
+    def fail(tokens: torch.Tensor) -> torch.Tensor:
+        if tokens.shape[1] == 17 + 2:
             raise RuntimeError("out of luck")
-        return forward(images, prompts)
+        return encode(tokens)
 
-    monkeypatch.setattr(backbone, "forward", fail)
+    monkeypatch.setattr(backbone, "encode", fail)
     good, bad = through(stages, [ask("a", ["flowers"]), ask("b", ["shapes"])])
     assert good["results"]
     assert bad["error"]["code"] == "service.stage_failed"
@@ -199,3 +205,49 @@ def test_half_precision_prompts_are_taken(stages: tuple[PgnStage, VitStage], mix
     half = Message(message.request, message.images, (message.prompts[0].astype(np.float16),))
     answer = body(stages[1].answer([{"body": encode(half)}])[0])
     assert probabilities(answer["results"][0]) == pytest.approx(in_process(mixed_store, "pets", 0), abs=1e-2)
+
+
+def with_threshold(store: LocalStore, threshold: float | None) -> VitStage:
+    """Stage vit, whose `pets` have this threshold."""
+    stage = VitStage.load(Settings(store=store.root), CPU)
+    held = stage.bank.snapshot.find(Target(dataset="pets"))
+    manifest = held.manifest.model_copy(update={"unknown_threshold": threshold})
+    object.__setattr__(held, "manifest", manifest)
+    return stage
+
+
+def test_below_its_threshold_a_bundle_says_unknown(stages: tuple[PgnStage, VitStage], mixed_store: LocalStore) -> None:
+    """The classes stay in the answer; a bundle without a threshold never says so."""
+    row = {"body": stages[0].answer([ask("a", ["pets"], top_k=1)])[0]}
+    (known,) = body(stages[1].answer([row])[0])["results"]
+    best = known["predictions"][0]["probability"]
+    assert known["unknown"] is False
+    for threshold, is_unknown in ((best + 1e-4, True), (best - 1e-4, False)):
+        (result,) = body(with_threshold(mixed_store, threshold).answer([row])[0])["results"]
+        assert (result["unknown"], result["predictions"]) == (is_unknown, known["predictions"])
+
+
+def test_an_embedding_is_what_the_head_read(stages: tuple[PgnStage, VitStage]) -> None:
+    """Callers search and cluster with it; who does not ask does not carry it."""
+    message = decode(stages[0].answer([ask("a", ["pets", "flowers"], [0, 1])])[0])
+    asked = message.request.model_copy(update={"embedding": True})
+    plain, answer = (
+        body(stages[1].answer([{"body": encode(Message(request, message.images, message.prompts))}])[0])["results"]
+        for request in (message.request, asked)
+    )
+    assert all("embedding" not in result for result in plain)
+    for result in answer:
+        held = stages[1].bank.snapshot.find(Target(dataset=result["dataset"]))
+        logits = held.module(torch.tensor(result["embedding"])[None])
+        scores = (logits / held.manifest.temperature).softmax(-1)[0].tolist()
+        assert probabilities(result) == pytest.approx(dict(zip(held.manifest.classes, scores, strict=True)), abs=1e-5)
+
+
+def test_a_row_whose_time_is_over_is_not_computed(stages: tuple[PgnStage, VitStage]) -> None:
+    """Behind a full queue stands a request whose client has gone; the next one should not wait for it."""
+    message = decode(stages[0].answer([ask("a", ["pets"])])[0])
+    late = message.request.model_copy(update={"expires_at": 1.0})
+    row = {"body": encode(Message(late, message.images, message.prompts))}
+    with pytest.raises(DeadlineExceeded):
+        decode(stages[0].answer([row])[0])
+    assert body(stages[1].answer([row])[0])["error"]["code"] == "service.deadline"
