@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from pgn import __version__
+from pgn.backbone_spec import BackboneSpec
 from pgn.errors import PgnError, UsageError
 from pgn.settings import load_settings
 
@@ -27,15 +31,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-backbone_app = typer.Typer(help="Frozen backbones: list, fetch, quantise.", no_args_is_help=True)
+backbone_app = typer.Typer(help="Frozen backbones: list, fetch, quantise, publish.", no_args_is_help=True)
 app.add_typer(backbone_app, name="backbone", rich_help_panel=STORE)
 data_app = typer.Typer(help="Data sets: list, check.", no_args_is_help=True)
 app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
+key_app = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
+app.add_typer(key_app, name="key", rich_help_panel=SERVE)
 
 Store = Annotated[Path | None, typer.Option("--store", help="Folder of the model store (PGN_STORE; model_store).")]
+Remote = Annotated[
+    str | None, typer.Option("--remote", help="s3://bucket/prefix that is the truth, not the folder (PGN_REMOTE).")
+]
 TorchserveConfig = Annotated[
     Path | None, typer.Option(help="TorchServe's settings (PGN_TORCHSERVE_CONFIG; config.properties).")
 ]
+KeyFile = Annotated[Path | None, typer.Option("--file", help="File of API keys (PGN_KEYS).")]
 ArchivesFolder = Annotated[Path | None, typer.Option(help="Built by `pgn archive`; by default built anew.")]
 
 
@@ -324,21 +334,24 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     dataset: Annotated[str, typer.Option(help="Data set whose PGN answers; several with commas.")],
     url: Annotated[str, typer.Option(help="Where the gateway listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(help="API key (PGN_API_KEY).", show_default=False)] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Ask a running service what is in the images."""
     from pgn.client import Client
 
-    with Client(url) as client:
-        for image in images:
-            for result in client.predict_many(image, dataset.split(","), top_k=top_k):
+    with Client(url, key=key) as client:
+        answers = client.predict_all(images, dataset.split(","), top_k=top_k)
+        for image, results in zip(images, answers, strict=True):
+            for result in results:
                 if as_json:
-                    labels = [{"label": each.label, "probability": each.probability} for each in result.predictions]
-                    print(json.dumps({"image": str(image), "dataset": result.dataset, "predictions": labels}))
+                    labels = [{"label": each.label, "probability": each.probability} for each in result]
+                    fields = {"dataset": result.dataset, "predictions": labels, "unknown": result.unknown}
+                    print(json.dumps({"image": str(image), **fields}))
                 else:
-                    line = "  ".join(f"{each.label} {each.probability:.1%}" for each in result.predictions)
-                    print(f"{image}  {result.dataset}: {line}")
+                    line = "  ".join(f"{each.label} {each.probability:.1%}" for each in result)
+                    print(f"{image}  {result.dataset}: {'unknown, perhaps ' if result.unknown else ''}{line}")
 
 
 @app.command(rich_help_panel=SERVE)
@@ -372,36 +385,121 @@ def invert(
 
 @app.command(rich_help_panel=STORE)
 def add(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundle files.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle files; `<bundle>.sig` beside them is taken along.")],
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the traffic; below 1 what is served now stays beside it.")
+    ] = 1.0,
     store: Store = None,
+    remote: Remote = None,
 ) -> None:
-    """Verify bundles, copy them into the model store and serve them."""
-    from pgn.store.local import LocalStore
+    """Verify bundles, put them into the model store and serve them."""
+    from pgn.store.publish import open_publisher
 
+    publisher = open_publisher(load_settings(store=store, remote=remote))
     for path in bundles:
-        bundle, index = LocalStore(load_settings(store=store).store).add(path)
+        bundle, index = publisher.publish(path, share=share)
         print(f"{bundle.manifest.dataset} {bundle.version} is served from revision {index.revision} on")
 
 
-@app.command("list", rich_help_panel=STORE)
-def list_datasets(store: Store = None) -> None:
-    """List what the model store serves, and in what state."""
-    from pgn.bundle import read_bundle
-    from pgn.index import read_index
-    from pgn.store.local import LocalStore
+@app.command(rich_help_panel=STORE)
+def remove(
+    dataset: Annotated[str, typer.Argument(help="Name of a served data set.")],
+    store: Store = None,
+    remote: Remote = None,
+) -> None:
+    """Serve a data set no more, and delete its bundles from the model store."""
+    from pgn.store.publish import open_publisher
 
-    root = load_settings(store=store).store
-    index = read_index(root)
+    index = open_publisher(load_settings(store=store, remote=remote)).remove(dataset)
+    print(f"{dataset} is not served from revision {index.revision} on")
+
+
+@app.command(rich_help_panel=STORE)
+def rollback(
+    dataset: Annotated[str, typer.Argument(help="Name of a served data set.")],
+    store: Store = None,
+    remote: Remote = None,
+) -> None:
+    """Take the newest version of a data set back: the others share its traffic, or the one before serves again."""
+    from pgn.store.publish import open_publisher
+
+    index = open_publisher(load_settings(store=store, remote=remote)).rollback(dataset)
+    versions = ", ".join(f"{each.digest[:16]} ({each.share:.0%})" for each in index.datasets[dataset].versions)
+    print(f"{dataset} is served by {versions} from revision {index.revision} on")
+
+
+@app.command("list", rich_help_panel=STORE)
+def list_datasets(store: Store = None, remote: Remote = None) -> None:
+    """List what the model store serves, version by version, and in what state."""
+    from pgn.store.listing import list_versions, table
+    from pgn.store.publish import open_publisher
+
+    index, rows = list_versions(open_publisher(load_settings(store=store, remote=remote)))
     print(f"revision {index.revision}, backbone {index.backbone[:16]}")
-    for name, entry in sorted(index.datasets.items()):
-        for version in entry.versions:
-            path = LocalStore(root).bundle_path(name, version.digest)
-            try:
-                manifest = read_bundle(path, backbone=index.backbone).manifest
-                state = f"{len(manifest.classes)} classes, {path.stat().st_size / 1e6:.1f} MB"
-            except PgnError as error:
-                state = f"refused: {error}"
-            print(f"{name}  {version.digest[:16]}  {state}")
+    print(table(rows))
+
+
+@app.command(rich_help_panel=STORE)
+def publish(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="Bundle files; `<bundle>.sig` beside them is taken along.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that the model store's folder serves, with its shares.")
+    ] = False,
+    store: Store = None,
+    remote: Remote = None,
+) -> None:
+    """Put bundles into the bucket and serve them everywhere; the bucket needs their backbone first."""
+    from pgn.store.publish import publish_all
+    from pgn.store.remote import open_remote
+
+    if bool(bundles) == everything:
+        raise UsageError("give bundle files, or --all")
+    settings = load_settings(store=store, remote=remote)
+    publisher = open_remote(settings)
+    published = publish_all(settings.store, publisher) if everything else map(publisher.publish, bundles or ())
+    for bundle, index in published:
+        print(f"{bundle.manifest.dataset} {bundle.version} is served from revision {index.revision} on")
+
+
+@app.command(rich_help_panel=STORE)
+def sync(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until SIGTERM, every PGN_SYNC_S seconds.")] = False,
+    store: Store = None,
+    remote: Remote = None,
+) -> None:
+    """Make the model store's folder say what the bucket says; 1 if something of it could not be had."""
+    import signal
+    import threading
+
+    from pgn.store import sync as following
+
+    settings = load_settings(store=store, remote=remote)
+    if watch:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        following.watch(settings, stop)
+        return
+    state = following.sync_once(settings)
+    print(f"{settings.store} serves revision {state.served_revision} of {settings.remote}")
+    for failure in state.failures:
+        print(f"{failure.dataset} {failure.digest[:16]} stays as it was: {failure.message}", file=sys.stderr)
+    if state.failures:
+        raise typer.Exit(1)
+
+
+@app.command("sign", rich_help_panel=STORE)
+def sign_bundle(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle files.")],
+    key: Annotated[Path, typer.Option(help="PEM of a private key on an elliptic curve, such as P-256.")],
+) -> None:
+    """Sign bundles in OpenSSF model-signing's format; the signature lies beside each as `<bundle>.sig`."""
+    from pgn.store.signing import sign
+
+    for path in bundles:
+        print(sign(path, key))
 
 
 @app.command("import-reference", rich_help_panel=STORE)
@@ -421,12 +519,43 @@ def import_reference(
 
 
 @backbone_app.command("list")
-def list_backbones(store: Store = None) -> None:
+def list_backbones(store: Store = None, remote: Remote = None) -> None:
     """List the backbones in the model store."""
     from pgn.store.local import LocalStore
 
-    for folder, (spec, digest) in LocalStore(load_settings(store=store).store).backbones().items():
-        print(f"{folder}  {digest[:16]}  {spec.library}, {spec.preprocess.size} px, {spec.activation}")
+    settings = load_settings(store=store, remote=remote)
+    if settings.remote is None:
+        for folder, (spec, digest) in LocalStore(settings.store).backbones().items():
+            _print_backbone(str(folder), digest, spec)
+        return
+    from pgn.store.backbones import remote_backbones
+    from pgn.store.remote import open_remote
+
+    for digest, spec in remote_backbones(open_remote(settings).bucket).items():
+        _print_backbone(spec.name, digest, spec)
+
+
+def _print_backbone(where: str, digest: str, spec: BackboneSpec) -> None:
+    print(f"{where}  {digest[:16]}  {spec.library}, {spec.preprocess.size} px, {spec.activation}")
+
+
+@backbone_app.command("publish")
+def publish_backbone(
+    name: Annotated[str, typer.Argument(help="Name of a backbone of the model store, or its folder.")],
+    store: Store = None,
+    remote: Remote = None,
+) -> None:
+    """Put a backbone into the bucket; what broke off goes on where it was."""
+    from pgn.store.backbones import publish_backbone as run
+    from pgn.store.remote import open_remote
+
+    settings = load_settings(store=store, remote=remote)
+    inside = settings.store / "backbones" / name
+    folder = inside if inside.is_dir() else Path(name)
+    bucket = open_remote(settings).bucket
+    with _bar(folder / "model.safetensors") as progress:
+        digest, sent = run(bucket, folder, progress)
+    print(f"{bucket.url(f'backbones/{digest}')}{'' if sent else ' is there already'}")
 
 
 @backbone_app.command("fetch")
@@ -462,6 +591,51 @@ def quantise_backbone(
     print(f"{out}  {quantise_folder(folder, out)[:16]}")
 
 
+@key_app.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Whose it is; in logs and metrics.")],
+    dataset: Annotated[list[str] | None, typer.Option(help="What it may ask, * for any letters; all.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may change what is served.")] = False,
+    rate: Annotated[float | None, typer.Option(help="Requests a second in the long run.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Requests at once after a pause; one second's.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests in flight.")] = None,
+    expires: Annotated[datetime | None, typer.Option(help="Not valid from then on, in UTC.")] = None,
+    file: KeyFile = None,
+) -> None:
+    """Make an API key: its hash goes into the file, the key itself is printed once."""
+    from pgn.gateway import keys
+
+    fields = {"datasets": dataset, "admin": admin or None, "rate": rate, "burst": burst, "concurrency": concurrency}
+    print(keys.new_key(_key_file(file), name, **fields, expires=expires))
+
+
+@key_app.command("list")
+def list_keys(file: KeyFile = None) -> None:
+    """List the API keys of the file and what they may."""
+    from pgn.gateway import keys
+
+    for key in keys.read_keys(_key_file(file)).values():
+        print(key.summary())
+
+
+@key_app.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="Of the key.")],
+    file: KeyFile = None,
+) -> None:
+    """Take an API key out of the file; a running gateway refuses it at once."""
+    from pgn.gateway import keys
+
+    keys.revoke_key(_key_file(file), name)
+
+
+def _key_file(given: Path | None) -> Path:
+    path = given or load_settings().keys
+    if path is None:
+        raise UsageError("which file of API keys?", hint="give --file, or set PGN_KEYS")
+    return path
+
+
 @data_app.command("list")
 def list_data(
     data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
@@ -487,6 +661,16 @@ def check_data(
         print(json.dumps(reports[-1].to_dict()) if as_json else reports[-1].table())
     if any(report.shared for report in reports):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(file: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar over the bytes of a file, on standard error; only where somebody watches."""
+    if not (sys.stderr.isatty() and file.is_file()):
+        yield lambda _: None
+        return
+    with typer.progressbar(length=file.stat().st_size, label=file.name, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _version(wanted: bool) -> None:

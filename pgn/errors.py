@@ -24,6 +24,7 @@ class PgnError(Exception):
 
     Attributes:
         request_id: The request it belongs to, in an error that came from another process; else empty.
+        retry_after_s: If it is retryable, the seconds after which trying again makes sense.
     """
 
     code: ClassVar[str] = "service.internal"
@@ -31,6 +32,7 @@ class PgnError(Exception):
     retryable: ClassVar[bool] = False
     default_hint: ClassVar[str] = "look at the server's log for this request id"
     request_id: str = ""
+    retry_after_s: int = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -83,12 +85,53 @@ class WrongMethod(RequestError):
     default_hint = "the Allow header names the methods; /docs describes them"
 
 
+class KeyMissing(RequestError):
+    """The service asks for an API key and the request has none."""
+
+    code = "key.missing"
+    status = 401
+    default_hint = "send Authorization: Bearer KEY, or X-API-Key: KEY"
+
+
+class KeyRefused(RequestError):
+    """The API key is not known, or not valid any more."""
+
+    code = "key.refused"
+    status = 401
+    default_hint = "ask the operator of the service for a key"
+
+
+class Forbidden(RequestError):
+    """The API key is good, and does not allow this."""
+
+    code = "key.forbidden"
+    status = 403
+    default_hint = "GET /v1/datasets lists what this key may ask"
+
+
+class TooManyRequests(RequestError):
+    """The API key has used up its rate, or has as many requests in flight as it may."""
+
+    code = "key.too_many_requests"
+    status = 429
+    retryable = True
+    default_hint = "wait for the time in Retry-After, then try again"
+
+
 class UnknownDataset(RequestError):
     """No data set of that name is served; the bare backbone never answers in its place."""
 
     code = "dataset.unknown"
     status = 404
     default_hint = "GET /v1/datasets lists what is served"
+
+
+class VersionConflict(RequestError):
+    """The change does not fit the versions that are served."""
+
+    code = "dataset.version_conflict"
+    status = 409
+    default_hint = "GET /v1/datasets lists the versions of each data set"
 
 
 class RequestTooLarge(RequestError):
@@ -171,6 +214,21 @@ class StageFailed(ServiceError):
     default_hint = "try again; the server's log has the cause under this request id"
 
 
+class StoreUnavailable(ServiceError):
+    """The object store cannot be reached, or answers that it cannot serve now."""
+
+    code = "store.unavailable"
+    default_hint = "try again; what was served before goes on being served"
+
+
+class StoreRefused(ServiceError):
+    """The object store is there and says no: credentials, permission, bucket or region."""
+
+    code = "store.refused"
+    retryable = False
+    default_hint = "docs/s3.md has the rights that each role needs"
+
+
 class DeadlineExceeded(ServiceError):
     """No answer within the request's deadline."""
 
@@ -197,19 +255,30 @@ class BundleCorrupt(ArtefactError):
     """The bundle's bytes do not have the digest in its name."""
 
     code = "bundle.digest_mismatch"
+    status = 422
 
 
 class BundleInvalid(ArtefactError):
     """The bundle's manifest or tensors break the contract of docs/bundle.md."""
 
     code = "bundle.invalid"
+    status = 422
 
 
 class BundleIncompatible(ArtefactError):
     """The bundle was trained for another backbone."""
 
     code = "bundle.wrong_backbone"
+    status = 409
     default_hint = "train it again on this backbone, or serve it beside the backbone it names"
+
+
+class SignatureInvalid(ArtefactError):
+    """A bundle that has to be signed is not, or not by the key that is asked for, or not as it is."""
+
+    code = "bundle.signature"
+    status = 422
+    default_hint = "sign it with `pgn sign BUNDLE --key KEY` and publish bundle and signature together"
 
 
 class BackboneInvalid(ArtefactError):
@@ -263,6 +332,7 @@ class DiskFull(SetupError):
     """A file could not be written for want of room."""
 
     code = "setup.disk_full"
+    status = 507
     default_hint = "free some room and run the same command again; what was complete is kept"
 
 

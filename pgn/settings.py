@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         description="s3://bucket/prefix of the store that is the truth; the folder follows it",
     )
     public_key: Path | None = Field(None, description="PEM key; bundles without its signature are refused")
+    sync_s: float = Field(2.0, gt=0, description="seconds between two looks at the bucket's index")
+    part_bytes: int = Field(
+        16 * 2**20, ge=5 * 2**20, description="larger files travel to the bucket in parts of this size"
+    )
     poll_s: float = Field(0.2, gt=0, description="seconds between two looks at the index")
     torchserve_config: Path = Field(Path("config.properties"), description="TorchServe's settings file")
     host: str = Field("127.0.0.1", description="address the gateway listens on")
@@ -47,6 +51,13 @@ class Settings(BaseSettings):
     audit_log: Path | None = Field(None, description="file that administrative acts are appended to; else the log")
     cors_origins: tuple[str, ...] = Field((), description="origins whose pages may ask, as a JSON list")
     deadline_s: float = Field(10.0, gt=0, description="seconds in which a request is answered or refused")
+    restart_after_s: float = Field(
+        60.0, gt=0, description="seconds that a fault lasts before TorchServe is restarted for it"
+    )
+    max_server_bytes: int = Field(4 * 2**30, gt=0, description="memory of TorchServe's JVM above which it is restarted")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the stages compute; `cuda` fails without a GPU, `auto` then takes the CPU"
+    )
     decode_threads: int = Field(os.cpu_count() or 1, gt=0, description="threads that decode images")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or JSON for a collector")

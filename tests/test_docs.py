@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pgn.errors import ERRORS, ArtefactError, MessageInvalid, SetupError
+from pgn.errors import (
+    ERRORS,
+    ArtefactError,
+    BundleIncompatible,
+    BundleInvalid,
+    DiskFull,
+    MessageInvalid,
+    SetupError,
+    SignatureInvalid,
+)
 from pgn.settings import Settings
 from training.config import defaults_for
 
@@ -17,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _over_http() -> list[str]:
-    local = (ArtefactError, SetupError)  # these are met on the machine itself, never by a client
-    return [code for code, cls in ERRORS.items() if not issubclass(cls, local) or cls is MessageInvalid]
+    local = (ArtefactError, SetupError)  # these are met on the machine itself, and by a client only where he uploads
+    uploads = (BundleInvalid, BundleIncompatible, SignatureInvalid, DiskFull, MessageInvalid)
+    return [code for code, cls in ERRORS.items() if not issubclass(cls, local) or cls in uploads]
 
 
 @pytest.mark.parametrize("code", _over_http())

@@ -1,142 +1,189 @@
-"""From an image and data set names to an answer: decode once, stage pgn, stage vit."""
+"""From images and data set names to an answer: decode once, stage pgn, stage vit."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from pgn.backbone_spec import Preprocess
-from pgn.errors import MessageInvalid, StageFailed, from_wire
+from pgn.errors import RequestError
 from pgn.gateway.bodies import image_bytes
+from pgn.gateway.datasets import Facts
 from pgn.gateway.deadline import Deadline
 from pgn.gateway.metrics import Metrics, timed
+from pgn.gateway.replies import Reply, check_answer, check_features, merge, read_prompts
+from pgn.gateway.split import split
 from pgn.gateway.upstream import TorchServe
 from pgn.images import Pixels, read_prompted, read_square
-from pgn.message import Answer, Features, Message, Request, Target, decode, encode
+from pgn.message import Message, Request, Target, encode
+
+_MESSAGES_AT_ONCE: Final = 2  # of one request: one at each stage
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Answerer:
     """Answers requests through the two stages.
 
-    Attributes:
+    Args:
         torchserve: The open connection to both stages.
         preprocess: The backbone's way from image to square.
         max_pixels: Largest image that is decoded.
+        max_images: In one request.
+        max_messages: Under way at once; below TorchServe's queue, which they would otherwise fill.
         threads: Where decoding runs; Pillow lets go of the interpreter while it works.
         metrics: Takes the time of each step.
     """
 
-    torchserve: TorchServe
-    preprocess: Preprocess
-    max_pixels: int
-    threads: ThreadPoolExecutor
-    metrics: Metrics
+    def __init__(
+        self,
+        torchserve: TorchServe,
+        preprocess: Preprocess,
+        *,
+        max_pixels: int,
+        max_images: int,
+        max_messages: int,
+        threads: ThreadPoolExecutor,
+        metrics: Metrics,
+    ) -> None:
+        self._torchserve = torchserve
+        self._preprocess = preprocess
+        self._max_pixels = max_pixels
+        self._max_images = max_images
+        self._places = asyncio.Semaphore(max_messages)
+        self._threads = threads
+        self._metrics = metrics
 
-    async def answer(self, request: Request, body: bytes, content_type: str, deadline: Deadline) -> bytes:
-        """The answer's JSON for the one image in `body`.
+    async def decode(self, body: bytes, content_type: str, *, is_prompted: bool = False) -> list[Pixels]:
+        """The images in a body at the backbone's size, in their order; several are decoded side by side.
+
+        Args:
+            body: Raw, multipart or JSON.
+            content_type: Which of them.
+            is_prompted: The images carry their prompts: not one pixel may be changed.
 
         Raises:
-            RequestError: The body or the image is at fault.
-            PgnError: A stage said so.
+            RequestError: The body or an image is at fault; of several images the message says which.
+        """
+        read = self._read_prompted if is_prompted else self._read_square
+        with timed(self._metrics.decode_seconds):
+            return await _read_all(
+                self._threads, read, partial(image_bytes, body, content_type, max_images=self._max_images)
+            )
+
+    def _read_square(self, image: bytes) -> Pixels:
+        size, interpolation = self._preprocess.size, self._preprocess.interpolation
+        return read_square(image, size, interpolation=interpolation, max_pixels=self._max_pixels)
+
+    def _read_prompted(self, image: bytes) -> Pixels:
+        return read_prompted(image, self._preprocess.size)
+
+    async def answer(
+        self, request: Request, facts: Sequence[Facts], images: Sequence[Pixels], deadline: Deadline
+    ) -> bytes:
+        """The answer's JSON: images in order, for each its data sets in order, or its features without any.
+
+        Images that do not fit into one message travel in several; what comes back is one answer all the same.
+
+        Args:
+            request: What is asked; its targets name their digests.
+            facts: Of its targets, in their order.
+            images: As `decode` gives them.
+            deadline: When the client will be gone.
+
+        Raises:
+            RequestError: The answer would be too large, or a stage found the request at fault.
             ServiceError: A stage gave no usable answer in time.
         """
-        with timed(self.metrics.decode_seconds):
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self.threads, self._decode, body, content_type)
-        return await self.through_stages(request, pixels[None], deadline)
+        groups = split(request, facts, images)
+        ask = self._through_stages if request.prompts_from == "stage" else self._through_stage_vit
+        if len(groups) == 1:  # its bytes go to the client as they came
+            async with self._places:
+                return (await ask(request, np.stack(images), deadline))[0]
+        turns = asyncio.Semaphore(_MESSAGES_AT_ONCE)
 
-    def _decode(self, body: bytes, content_type: str) -> Pixels:
-        return read_square(
-            image_bytes(body, content_type),
-            self.preprocess.size,
-            interpolation=self.preprocess.interpolation,
-            max_pixels=self.max_pixels,
-        )
+        async def answer_group(group: range) -> Reply:
+            async with turns, self._places:
+                with _naming(group, len(images)):
+                    return (await ask(request, np.stack(images[group.start : group.stop]), deadline))[1]
 
-    async def answer_prompted(self, request: Request, body: bytes, content_type: str, deadline: Deadline) -> bytes:
-        """The same for an image that carries its prompts; stage pgn is not asked."""
-        with timed(self.metrics.decode_seconds):
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self.threads, self._decode_prompted, body, content_type)
-        with timed(self.metrics.stage_seconds.labels("vit")):
-            reply = await self.torchserve.predict_answer(encode(Message(request, pixels[None])), deadline)
-        if request.targets:
-            _check_answer(reply, request, num_images=1)
-        else:
-            _check_features(reply, request, num_images=1)
-        return reply
+        return merge(await _all(answer_group(group) for group in groups), groups)
 
-    def _decode_prompted(self, body: bytes, content_type: str) -> Pixels:
-        return read_prompted(image_bytes(body, content_type), self.preprocess.size)
+    async def _through_stages(
+        self, request: Request, images: NDArray[np.uint8], deadline: Deadline
+    ) -> tuple[bytes, Reply]:
+        with timed(self._metrics.stage_seconds.labels("pgn")):
+            reply = await self._torchserve.predict_prompts(encode(Message(request, images)), deadline)
+        prompts = read_prompts(reply, request)
+        with timed(self._metrics.stage_seconds.labels("vit")):
+            reply = await self._torchserve.predict_answer(encode(Message(request, images, prompts)), deadline)
+        return reply, check_answer(reply, request, len(images))
 
-    async def through_stages(self, request: Request, images: NDArray[np.uint8], deadline: Deadline) -> bytes:
-        """The answer's JSON for (M, S, S, 3) images at the backbone's size; raises as `answer` does."""
-        with timed(self.metrics.stage_seconds.labels("pgn")):
-            reply = await self.torchserve.predict_prompts(encode(Message(request, images)), deadline)
-        prompts = _read_prompts(reply, request)
-        with timed(self.metrics.stage_seconds.labels("vit")):
-            reply = await self.torchserve.predict_answer(encode(Message(request, images, prompts)), deadline)
-        _check_answer(reply, request, len(images))
-        return reply
+    async def _through_stage_vit(
+        self, request: Request, images: NDArray[np.uint8], deadline: Deadline
+    ) -> tuple[bytes, Reply]:
+        with timed(self._metrics.stage_seconds.labels("vit")):
+            reply = await self._torchserve.predict_answer(encode(Message(request, images)), deadline)
+        check = check_answer if request.targets else check_features
+        return reply, check(reply, request, len(images))
 
     async def canary(self, target: Target, deadline: Deadline) -> None:
         """Answer a grey square through both stages for real; raises as `answer` does."""
-        size = self.preprocess.size
+        size = self._preprocess.size
         request = Request(id="canary", targets=(target,), reply="prompts")
-        await self.through_stages(request, np.full((1, size, size, 3), 128, np.uint8), deadline)
+        await self._through_stages(request, np.full((1, size, size, 3), 128, np.uint8), deadline)
 
 
-def _read_prompts(reply: bytes, request: Request) -> tuple[NDArray[Any], ...]:
+async def _read_all(
+    threads: ThreadPoolExecutor, read: Callable[[bytes], Pixels], find: Callable[[], list[bytes]]
+) -> list[Pixels]:
+    """What `read` makes of each image that `find` finds, all of it in `threads`."""
+    loop = asyncio.get_running_loop()
+
+    def begin() -> tuple[list[bytes], list[Pixels]]:
+        images = find()
+        return images, [read(images[0])] if len(images) == 1 else []  # the commonest case is one visit to a thread
+
+    images, done = await loop.run_in_executor(threads, begin)
+    if done:
+        return done
+
+    def read_one(place: int) -> Pixels:
+        with _naming(range(place, place + 1), len(images)):
+            return read(images[place])
+
+    reading = [loop.run_in_executor(threads, read_one, place) for place in range(len(images))]
+    # All are awaited, so that of several bad images it is always the first that is named.
+    results = await asyncio.gather(*reading, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first error ends the rest."""
+    tasks = [asyncio.create_task(each) for each in work]
     try:
-        message = decode(reply)
-    except MessageInvalid as error:  # whoever broke the contract, it was not the client
-        raise StageFailed(f"stage pgn: {error.message}") from error
-    if message.request.id != request.id or len(message.prompts) != len(request.targets):
-        raise StageFailed("stage pgn answered another request")
-    return message.prompts
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
-def _check_answer(reply: bytes, request: Request, num_images: int) -> None:
-    # The bytes go to the client as they are; parsing them only proves that they are this request's answer.
+@contextmanager
+def _naming(places: range, total: int) -> Iterator[None]:
+    """Inside, an error that the client can mend says which of its images it is about."""
     try:
-        answer = Answer.model_validate_json(reply)
-    except ValidationError as error:
-        _raise_carried(reply)
-        raise StageFailed(f"stage vit gave {len(reply)} bytes that are no answer") from error
-    given = [(result.image, result.dataset, result.version) for result in answer.results]
-    wanted = [
-        (image, target.dataset, (target.digest or "")[:16]) for image in range(num_images) for target in request.targets
-    ]
-    if answer.request_id != request.id or given != wanted:
-        raise StageFailed("stage vit answered another request")
-
-
-def _check_features(reply: bytes, request: Request, num_images: int) -> None:
-    try:
-        found = Features.model_validate_json(reply)
-    except ValidationError as error:
-        _raise_carried(reply)
-        raise StageFailed(f"stage vit gave {len(reply)} bytes that are no features") from error
-    if found.request_id != request.id or len(found.features) != num_images:
-        raise StageFailed("stage vit answered another request")
-
-
-def _raise_carried(reply: bytes) -> None:
-    try:
-        fields = json.loads(reply)["error"]
-    except (ValueError, KeyError, TypeError):
-        return
-    if not isinstance(fields, dict):
-        return
-    error = from_wire(fields)
-    if isinstance(error, MessageInvalid):
-        raise StageFailed(f"stage vit: {error.message}")
-    raise error
+        yield
+    except RequestError as error:
+        first, last = places.start + 1, places.stop
+        which = f"image {first}" if first == last else f"images {first} to {last}"
+        raise type(error)(f"{which} of {total}: {error.message}", hint=error.hint) from error

@@ -1,115 +1,121 @@
-"""From a request's body to the bytes of one image: raw, a multipart form, or JSON with base64."""
+"""From a request's body to the bytes that it carries: raw, a multipart form, or JSON with base64."""
 
 from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
+from typing import Any, Final
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from pgn.errors import EmptyBody, MalformedRequest, RequestTooLarge
+from pgn.gateway.forms import read_form
 
-from pgn.errors import EmptyBody, MalformedRequest
+IMAGE_FIELD: Final = "image"
+IMAGES_FIELD: Final = "images"
+BUNDLE_FIELD: Final = "bundle"
+SIGNATURE_FIELD: Final = "signature"
 
-FIELD = "image"
+_NO_IMAGES: Final = "send raw image bytes, multipart with fields 'image', or JSON {\"image\": base64}"
+_NO_BUNDLE: Final = "send the bundle's bytes as the body, or multipart with a field 'bundle' and perhaps 'signature'"
+_TOO_LARGE: Final = "PGN_MAX_BUNDLE_BYTES of the service is the limit"
 
 
-def image_bytes(body: bytes, content_type: str) -> bytes:
-    """The encoded image in `body`.
+def image_bytes(body: bytes, content_type: str, max_images: int = 1) -> list[bytes]:
+    """The encoded images in `body`, in their order.
 
     Every content type but `multipart/form-data` and `application/json` is taken as raw image bytes: what a client
     calls its bytes is not to be trusted (curl's `--data-binary` says `application/x-www-form-urlencoded`).
 
+    Args:
+        body: The whole body.
+        content_type: As the request says.
+        max_images: How many may be in it.
+
     Raises:
         EmptyBody: There are no image bytes.
-        MalformedRequest: The form or the JSON does not parse, or holds anything but one field `image`.
+        MalformedRequest: The form or the JSON does not parse, or holds anything but images.
+        RequestTooLarge: There are more images.
     """
     if not body:
         raise EmptyBody("the request's body has 0 bytes")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _kind(content_type)
     if kind == "multipart/form-data":
-        image = _from_form(body, content_type)
+        images = read_form(body, content_type, {IMAGE_FIELD: max_images})[IMAGE_FIELD]
+        if not images:
+            raise MalformedRequest(f"the form has no field {IMAGE_FIELD!r}")
     elif kind == "application/json":
-        image = _from_json(body)
+        images = _from_json(body, max_images)
     else:
-        return body
-    if not image:
-        raise EmptyBody(f"the field {FIELD!r} has 0 bytes")
-    return image
+        images = [body]
+    for number, image in enumerate(images, start=1):
+        if not image:
+            which = f"image {number} of {len(images)}" if len(images) > 1 else f"the field {IMAGE_FIELD!r}"
+            raise EmptyBody(f"{which} has 0 bytes")
+    return images
 
 
-def _from_json(body: bytes) -> bytes:
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _from_json(body: bytes, max_images: int) -> list[bytes]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(fields, dict) or fields.keys() != {FIELD} or not isinstance(fields[FIELD], str):
-        raise MalformedRequest(f"the JSON body is not an object with one text field {FIELD!r}")
-    try:
-        return base64.b64decode(fields[FIELD], validate=True)
-    except ValueError as error:
-        raise MalformedRequest(f"the field {FIELD!r} is no base64: {error}") from error
-
-
-def _from_form(body: bytes, content_type: str) -> bytes:
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if not boundary:
-        raise MalformedRequest("the multipart Content-Type names no boundary")
-    form = _Form()
-    try:
-        form.parse(body, boundary)
-    except FormParserError as error:
-        raise MalformedRequest(f"the multipart body does not parse: {error}") from error
-    if not form.is_complete:
-        raise MalformedRequest("the multipart body is cut short")
-    if form.image is None:
-        raise MalformedRequest(f"the form has no field {FIELD!r}")
-    return form.image
-
-
-class _Form:
-    """What the parser tells of a form with one field; the second field ends the parsing.
-
-    Kept in memory: the body is there already, and a copy on disk, as form libraries make it, would cost more.
-    """
-
-    def __init__(self) -> None:
-        self.image: bytes | None = None
-        self.is_complete = False
-        self._header = bytearray()
-        self._value = bytearray()
-        self._disposition = b""
-        self._data: list[memoryview] = []
-
-    def parse(self, body: bytes, boundary: bytes) -> None:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._begin_field,
-                "on_part_data": lambda data, start, end: self._data.append(memoryview(data)[start:end]),
-                "on_part_end": self._end_field,
-                "on_end": self._end,
-            },
+        raise MalformedRequest(f"the body is no JSON: {error}", hint=_NO_IMAGES) from error
+    texts = _texts(fields)
+    if len(texts) > max_images:
+        raise RequestTooLarge(
+            f"the request has {len(texts)} images; the limit is {max_images}", hint="send them in several requests"
         )
-        parser.write(body)
+    images = []
+    for text in texts:
+        try:
+            images.append(base64.b64decode(text, validate=True))
+        except ValueError as error:
+            which = f"image {len(images) + 1} of {len(texts)}" if len(texts) > 1 else f"the field {IMAGE_FIELD!r}"
+            raise MalformedRequest(f"{which} is no base64: {error}", hint=_NO_IMAGES) from error
+    return images
 
-    def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
 
-    def _begin_field(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"").decode(errors="replace")
-        if name != FIELD:
-            raise MalformedRequest(f"the form has a field {name[:80]!r}; only {FIELD!r} is read")
-        if self.image is not None:
-            raise MalformedRequest(f"the form has more than one field {FIELD!r}")
+def _texts(fields: Any) -> list[str]:
+    if isinstance(fields, dict) and fields.keys() == {IMAGE_FIELD} and isinstance(fields[IMAGE_FIELD], str):
+        return [fields[IMAGE_FIELD]]
+    if isinstance(fields, dict) and fields.keys() == {IMAGES_FIELD}:
+        texts = fields[IMAGES_FIELD]
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            return texts
+    raise MalformedRequest(
+        f"the JSON body is not an object with one text field {IMAGE_FIELD!r}, or a list of texts {IMAGES_FIELD!r}",
+        hint=_NO_IMAGES,
+    )
 
-    def _end_field(self) -> None:
-        self.image = b"".join(self._data)
 
-    def _end(self) -> None:
-        self.is_complete = True
+@dataclass(frozen=True)
+class Upload:
+    """A bundle as it came, with its signature if that came along."""
+
+    bundle: bytes
+    signature: bytes | None
+
+
+def read_upload(body: bytes, content_type: str, max_bytes: int) -> Upload:
+    """The bundle in `body`: the body itself, or the field `bundle` of a form.
+
+    Raises:
+        EmptyBody: There are no bytes.
+        MalformedRequest: The form does not parse, or holds other fields.
+        RequestTooLarge: The bundle has more than `max_bytes`.
+    """
+    signature: list[bytes] = []
+    bundle = [body]
+    if _kind(content_type) == "multipart/form-data":
+        fields = read_form(body, content_type, {BUNDLE_FIELD: 1, SIGNATURE_FIELD: 1})
+        bundle, signature = fields[BUNDLE_FIELD], fields[SIGNATURE_FIELD]
+        if not bundle:
+            raise MalformedRequest(f"the form has no field {BUNDLE_FIELD!r}", hint=_NO_BUNDLE)
+    if not bundle[0]:
+        raise EmptyBody("the bundle has 0 bytes", hint=_NO_BUNDLE)
+    if len(bundle[0]) > max_bytes:
+        raise RequestTooLarge(f"the bundle has {len(bundle[0]):,} bytes; the limit is {max_bytes:,}", hint=_TOO_LARGE)
+    return Upload(bundle[0], signature[0] if signature else None)

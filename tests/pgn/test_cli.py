@@ -52,7 +52,7 @@ def test_an_added_bundle_is_listed(capsys: pytest.CaptureFixture[str], tmp_path:
     assert run(capsys, "add", path, "--store", store.root)[0] == 0
     code, out, _ = run(capsys, "list", "--store", store.root)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["flowers", "pets"]
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["flowers", "pets"]
 
 
 def test_a_damaged_bundle_is_listed_with_its_reason(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_damaged_bundle_is_listed_with_its_reason(capsys: pytest.CaptureFixtur
     path = next((store.root / "datasets" / "pets").iterdir())
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     _, out, _ = run(capsys, "list", "--store", store.root)
-    flowers, pets = out.splitlines()[1:]
-    assert "classes" in flowers
+    flowers, pets = out.splitlines()[2:]
+    assert flowers.endswith("ready")
     assert "refused" in pets
     assert "SHA-256" in pets
 
@@ -123,3 +123,26 @@ def test_the_console_script_starts_without_torch() -> None:
     """`pgn --help` answers at once: heavy libraries are loaded by the commands that need them."""
     code = "import sys; import pgn.cli; sys.exit(any(name in sys.modules for name in ('torch', 'fastapi')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_key_is_made_listed_and_revoked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Only making it prints it, and nothing else on that line, so that a script can take it."""
+    file = ("--file", tmp_path / "keys.toml")
+    code, key, _ = run(capsys, "key", "new", "team-a", "--dataset", "digits", "--rate", "2.5", "--admin", *file)
+    assert (code, len(key.split())) == (0, 1)
+    assert run(capsys, "key", "list", *file)[1] == "team-a  digits  admin  rate 2.5\n"
+    assert key.strip() not in (tmp_path / "keys.toml").read_text()
+    assert run(capsys, "key", "revoke", "team-a", *file)[0] == 0
+    assert run(capsys, "key", "list", *file)[1] == ""
+
+
+def test_a_key_without_a_file_is_asked_wrongly(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting of the gateway serves as the default."""
+    code, _, err = run(capsys, "key", "new", "team-a")
+    assert code == 2
+    assert "PGN_KEYS" in err
+    monkeypatch.setenv("PGN_KEYS", str(tmp_path / "keys.toml"))
+    assert run(capsys, "key", "new", "team-a")[0] == 0
+    assert run(capsys, "key", "list")[1] == "team-a  *\n"

@@ -15,7 +15,19 @@ import numpy as np
 from aiohttp import web
 
 from pgn.errors import PgnError
-from pgn.message import Answer, Features, Message, Prediction, Request, Result, decode, encode, encode_error
+from pgn.message import (
+    Answer,
+    Features,
+    HeldVersion,
+    Message,
+    Prediction,
+    Request,
+    Result,
+    StageState,
+    decode,
+    encode,
+    encode_error,
+)
 from pgn.settings import TorchServeConfig
 
 Action = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
@@ -53,6 +65,8 @@ def make_answer(request: Request, message: Message) -> Answer:
                 Prediction(label=f"class {i}", probability=float(image.mean()) / 255 if i == 0 else 0.0)
                 for i in range(min(request.top_k, NUM_CLASSES))
             ),
+            unknown=not image.any(),  # what is black is nothing it knows
+            embedding=(float(image.mean()), 1.0) if request.embedding else None,
         )
         for number, image in enumerate(message.images)
         for target in request.targets
@@ -107,8 +121,12 @@ class ScriptedTorchServe:
     """Plays TorchServe on a port of its own.
 
     Attributes:
-        script: For each stage, and for canaries at either, what to do with the next requests; then it answers.
+        script: For each stage, and for canaries and questions for the state at either, what to do with the next
+            requests; then it answers.
         is_registered: Whether it knows the workflow.
+        state: What its stages say of themselves, apart from the versions: they hold whatever they are asked about.
+        lacks: Digests that they do not hold.
+        workers: What its management says of each stage's processes.
         refusals: What registering is answered with, in turn; afterwards it succeeds.
         calls: Method and path of all that came but canaries.
         connections: The connections they came by.
@@ -121,9 +139,17 @@ class ScriptedTorchServe:
 
     def reset(self) -> None:
         """Forget the script and what was called."""
-        self.script: dict[str, deque[Action]] = {"pgn": deque(), "vit": deque(), "canary": deque()}
+        self.script: dict[str, deque[Action]] = {name: deque() for name in ("pgn", "vit", "canary", "state")}
         self.connections: set[object] = set()
         self.is_registered = True
+        self.state: dict[str, Any] = {
+            "revision": 10**6,
+            "device": "cpu",
+            "server_threads": 50,
+            "server_rss_bytes": 2**28,
+        }
+        self.workers = {stage: [{"pid": 1000, "status": "READY"}] for stage in ("pgn", "vit")}
+        self.lacks: set[str | None] = set()
         self.refusals: deque[int] = deque()
         self.calls: list[str] = []
 
@@ -162,22 +188,38 @@ class ScriptedTorchServe:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        # Canaries come when they like; no test's script or count may depend on them.
+        # Canaries and questions for the state come when they like; no test's script or count may depend on them.
         is_canary = b"canary" in body
-        if not is_canary:
+        asks_state = rb"\"ask\":\"state\"" in body
+        if not is_canary and not asks_state and not request.path.startswith("/models"):
             self.calls.append(f"{request.method} {request.path_qs}")
             self.connections.add(request.transport)
         if request.path.startswith("/workflows"):
             return await self._manage(request)
         stage = request.path.rpartition("__")[2]
+        if request.path.startswith("/models"):
+            return web.json_response([{"modelName": f"pgn__{stage}", "workers": self.workers[stage]}])
         if not self.is_registered:
             return await fail(404, "Model not found")(request, body)
-        script = self.script["canary" if is_canary else stage]
+        script = self.script["canary" if is_canary else "state" if asks_state else stage]
         if script:
             return await script.popleft()(request, body)
+        if asks_state:
+            return self._say_state(stage, decode(body).request)
         honest: dict[str, Any] = {"pgn": answer_prompts, "vit": answer_classes}
         response: web.StreamResponse = await honest[stage](request, body)
         return response
+
+    def _say_state(self, stage: str, asked: Request) -> web.Response:
+        versions = tuple(
+            HeldVersion(
+                dataset=target.dataset, digest=target.digest or "", state="ready", tier="host", bytes=1, age_s=1.0
+            )
+            for target in asked.targets
+            if target.digest not in self.lacks
+        )
+        fields = {"request_id": asked.id, "stage": stage, "versions": versions, **self.state}
+        return web.Response(body=StageState(**fields).model_dump_json(by_alias=True).encode())
 
     async def _manage(self, request: web.Request) -> web.StreamResponse:
         if request.method == "POST":
