@@ -40,9 +40,10 @@ format: $(VENV)/.ready ## put the code in form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.ready ## write docs/cli.md and the tables of docs/data-sets.md anew from the program itself
+docs: $(VENV)/.ready ## write docs/cli.md and the tables of docs/{data-sets,metrics}.md anew from the program itself
 	$(BIN)/python -m typer pgn.cli utils docs --name pgn --output docs/cli.md
 	$(BIN)/python -m training.data.named.tables docs/data-sets.md
+	$(BIN)/python .ci/metrics_page.py docs/metrics.md
 
 lock: ## write constraints.txt anew for Python 3.10 to 3.12 (needs uv)
 	uv pip compile --universal --python-version 3.10 --no-annotate --no-header --quiet \

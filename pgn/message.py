@@ -58,6 +58,7 @@ class Request(_Record):
     workflow's own executor hands stage vit nothing but stage pgn's answer.
     `ask` "state" makes a stage say what it holds instead (`StageState`): of the targets, or of everything without any.
     `embedding` adds the features that the head read to every result. `traceparent` is W3C's, for the stages' logs.
+    `sent_at` (seconds since 1970, like `expires_at`) is when it left the gateway, so that a stage can tell its queue.
     A row whose `expires_at` (seconds since 1970, of this machine's clock) has passed is answered with an error and
     costs nothing: whoever asked has gone.
     """
@@ -72,6 +73,7 @@ class Request(_Record):
     embedding: bool = False
     traceparent: str | None = Field(None, max_length=64)
     expires_at: float | None = None
+    sent_at: float | None = None
 
     @model_validator(mode="after")
     def _somebody_is_asked(self) -> Self:

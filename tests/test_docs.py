@@ -71,6 +71,13 @@ def test_the_command_line_page_is_what_help_says() -> None:
     assert printed.strip() == (ROOT / "docs/cli.md").read_text().strip()
 
 
+def test_the_metrics_page_lists_every_metric() -> None:
+    """docs/metrics.md has what the program writes, with its labels; `make docs` writes it anew."""
+    command = [sys.executable, ".ci/metrics_page.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert printed.strip() in (ROOT / "docs/metrics.md").read_text()
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     """No page points at a file that is not there."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("model_store/**/*.md")]

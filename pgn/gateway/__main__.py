@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import os
 import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import uvicorn
@@ -49,6 +52,11 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     several = settings.workers > 1
+    if several and settings.metrics_dir is None:
+        with TemporaryDirectory(prefix="pgn-metrics-") as folder:
+            os.environ["PGN_METRICS_DIR"] = folder  # the workers read it, and their metrics add up
+            serve(settings.model_copy(update={"metrics_dir": Path(folder)}))
+        return
     app = "pgn.gateway.workers:make_worker" if several else open_app(settings)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]

@@ -93,6 +93,7 @@ class Access:
         except PgnError as error:  # of this layer: those of the routes are answers by now
             if isinstance(error, TooManyRequests):
                 self._metrics.throttled.labels(state["principal"].name).inc()
+            state["error"] = error.code
             await error_response(error, state["request_id"])(scope, receive, send_noting_status)
         if status in (401, 403) and _is_administrative(scope):
             self._record_refusal(scope, status)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -120,17 +122,17 @@ class Answerer:
         self, request: Request, images: NDArray[np.uint8], deadline: Deadline
     ) -> tuple[bytes, Reply]:
         with timed(self._metrics.stage_seconds.labels("pgn")):
-            reply = await self._torchserve.predict_prompts(encode(Message(request, images)), deadline)
+            reply = await self._torchserve.predict_prompts(_to_send(Message(request, images)), deadline)
         prompts = read_prompts(reply, request)
         with timed(self._metrics.stage_seconds.labels("vit")):
-            reply = await self._torchserve.predict_answer(encode(Message(request, images, prompts)), deadline)
+            reply = await self._torchserve.predict_answer(_to_send(Message(request, images, prompts)), deadline)
         return reply, check_answer(reply, request, len(images))
 
     async def _through_stage_vit(
         self, request: Request, images: NDArray[np.uint8], deadline: Deadline
     ) -> tuple[bytes, Reply]:
         with timed(self._metrics.stage_seconds.labels("vit")):
-            reply = await self._torchserve.predict_answer(encode(Message(request, images)), deadline)
+            reply = await self._torchserve.predict_answer(_to_send(Message(request, images)), deadline)
         check = check_answer if request.targets else check_features
         return reply, check(reply, request, len(images))
 
@@ -139,6 +141,11 @@ class Answerer:
         size = self._preprocess.size
         request = Request(id="canary", targets=(target,), reply="prompts")
         await self._through_stages(request, np.full((1, size, size, 3), 128, np.uint8), deadline)
+
+
+def _to_send(message: Message) -> bytes:
+    """The message's bytes, with the moment at which they leave."""
+    return encode(replace(message, request=message.request.model_copy(update={"sent_at": time.time()})))
 
 
 async def _read_all(

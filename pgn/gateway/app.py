@@ -14,10 +14,10 @@ from pgn.gateway import routes_datasets, routes_predict
 from pgn.gateway.datasets import Catalog
 from pgn.gateway.edge import answer_errors
 from pgn.gateway.layers import add_layers
-from pgn.gateway.metrics import EXPOSITION_TYPE
 from pgn.gateway.openapi import SUMMARY, TAGS, describe_what_happens
 from pgn.gateway.service import Gateway, gateway_of
 from pgn.settings import Settings, TorchServeConfig
+from pgn.shared_metrics import EXPOSITION_TYPE
 
 
 class ReadyBody(BaseModel):
@@ -75,8 +75,8 @@ async def readyz(request: Request) -> JSONResponse:
 
 @router.get("/metrics", tags=["operation"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Counts and times in Prometheus' text format."""
-    return Response(gateway_of(request).metrics.exposition(), media_type=EXPOSITION_TYPE)
+    """Counts and times of all workers, of the stages and of TorchServe in Prometheus' text format."""
+    return Response(await gateway_of(request).exposition(), media_type=EXPOSITION_TYPE)
 
 
 def create_app(settings: Settings, torchserve: TorchServeConfig, catalog: Catalog) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,13 +31,15 @@ class Audit:
 
     Args:
         path: The file; None writes to the log.
+        on_fault: Called for each act that could not be written to the file.
 
     Raises:
         SetupError: The file cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, on_fault: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._on_fault = on_fault
         if path is None:
             return
         try:
@@ -99,6 +102,7 @@ class Audit:
         try:
             _append(self._path, json.dumps({"ts": moment, **fields}, default=str) + "\n")
         except OSError as error:
+            self._on_fault()
             _log.error("audit_not_written", extra={**fields, "fault": str(error)})
 
 

@@ -107,6 +107,7 @@ class Edge:
             if status:  # half an answer is out; only a broken connection can still say that it is wrong
                 raise
             error = PgnError("the gateway met a fault of its own")
+            state["error"] = error.code
             await error_response(error, request_id)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
@@ -120,6 +121,8 @@ class Edge:
         dataset = scope["state"].get("dataset", NO_DATASET)
         self.metrics.requests.labels(endpoint, dataset, str(status)).inc()
         self.metrics.request_seconds.labels(endpoint).observe(seconds)
+        if "error" in scope["state"]:
+            self.metrics.errors.labels(scope["state"]["error"]).inc()
 
 
 def _request_id(given: bytes) -> str:
@@ -149,6 +152,7 @@ def answer_errors(app: FastAPI) -> None:
 
     async def pgn_error(request: Request, error: Any) -> JSONResponse:
         request_id = request.state.request_id
+        request.state.error = error.code  # the edge counts it
         if error.status >= 500 and not isinstance(error, (Overloaded, NotReady)):  # those come by the thousand
             fields = {"code": error.code, "fault": error.message}
             trace = trace_id(request.state.traceparent)

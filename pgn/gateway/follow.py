@@ -60,7 +60,7 @@ class Follower:
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Event()
         self._last_complaint: dict[str, str] = {}
-        metrics.index_revision.set(catalog.revision)
+        self._show()
 
     async def run(self) -> None:
         """Follow for ever. The index has a loop of its own: a silent stage must not keep a removal from being seen."""
@@ -150,9 +150,15 @@ class Follower:
     def _swap(self, catalog: Catalog) -> None:
         _log_changes(self.catalog, catalog)
         self.catalog = catalog
-        self._metrics.index_revision.set(catalog.revision)
+        self._show()
         self._swapped.set()
         self._swapped = asyncio.Event()
+
+    def _show(self) -> None:
+        answering = [bool(dataset.answering) for dataset in self.catalog.datasets.values()]
+        self._metrics.index_revision.set(self.catalog.revision)
+        self._metrics.datasets.labels("ready").set(answering.count(True))
+        self._metrics.datasets.labels("unavailable").set(answering.count(False))
 
     def _complain(self, whom: str, message: str) -> None:
         self._metrics.follow_errors.labels(whom).inc()

@@ -22,6 +22,7 @@ from pgn.gateway.keys import Principal
 from pgn.gateway.limits import in_flight_door, read_body
 from pgn.gateway.metrics import SEVERAL_DATASETS, Metrics
 from pgn.gateway.reconcile import Reconciler
+from pgn.gateway.sync_metrics import sync_exposition
 from pgn.gateway.upstream import Stage, TorchServe
 from pgn.message import Request as StageRequest
 from pgn.message import Target
@@ -39,9 +40,10 @@ class Gateway:
     def __init__(self, settings: Settings, torchserve: TorchServeConfig, catalog: Catalog) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.audit = Audit(settings.audit_log)
+        self.audit = Audit(settings.audit_log, on_fault=self.metrics.audit_errors.inc)
         self.draining = Draining()
         self.in_flight = in_flight_door(settings, torchserve)
+        self.metrics.runs(backbone=catalog.backbone_digest, max_in_flight=self.in_flight.limit)
         self._torchserve = TorchServe(
             torchserve,
             count_retry=self._count_retry,
@@ -64,15 +66,6 @@ class Gateway:
             metrics=self.metrics,
         )
         self.changes = Changes(settings, self.follower, self.audit, self.metrics)
-        self._show_metrics()
-
-    def _show_metrics(self) -> None:
-        def count(is_ready: bool) -> int:
-            return sum(bool(dataset.answering) == is_ready for dataset in self.catalog.datasets.values())
-
-        self.metrics.in_flight.set_function(lambda: self.in_flight.count)
-        self.metrics.datasets.labels("ready").set_function(lambda: count(True))
-        self.metrics.datasets.labels("unavailable").set_function(lambda: count(False))
 
     @property
     def catalog(self) -> Catalog:
@@ -102,6 +95,15 @@ class Gateway:
                     loops.cancel()
                     with suppress(asyncio.CancelledError):
                         await loops
+
+    async def exposition(self) -> bytes:
+        """The metrics of the whole service in Prometheus' text format; a part that does not answer is left out."""
+        parts = await asyncio.gather(
+            asyncio.to_thread(self.metrics.exposition),
+            asyncio.to_thread(sync_exposition, self.settings),
+            self._torchserve.metrics(),
+        )
+        return b"".join(parts)
 
     def _count_retry(self, stage: Stage) -> None:
         self.metrics.retries.labels(stage).inc()
@@ -135,7 +137,7 @@ class Gateway:
             PgnError: As the error table of the API says.
         """
         deadline = Deadline(self.settings.deadline_s)
-        with self.in_flight:
+        with self.in_flight, self.metrics.in_flight.track_inprogress():
             self.reconciler.check_registered()
             try:
                 return await asyncio.wait_for(

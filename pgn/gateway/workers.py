@@ -19,6 +19,7 @@ from pgn.gateway.app import create_app
 from pgn.gateway.datasets import read_catalog
 from pgn.logs import configure_logs
 from pgn.settings import Settings, load_settings, read_torchserve_config
+from pgn.shared_metrics import share
 from pgn.store.local import LocalStore
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -26,6 +27,8 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def open_app(settings: Settings) -> FastAPI:
     """The application over what `settings` name; raises PgnError if it cannot start."""
+    if settings.metrics_dir is not None:
+        share(settings.metrics_dir, "gateway")
     torchserve = read_torchserve_config(settings.torchserve_config)
     return create_app(settings, torchserve, read_catalog(LocalStore(settings.store)))
 

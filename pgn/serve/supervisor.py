@@ -1,4 +1,7 @@
-"""`pgn serve`: TorchServe and gateway as two children, started, watched, restarted and stopped in the right order."""
+"""`pgn serve`: TorchServe and gateway as children, started, watched, restarted and stopped in the right order.
+
+With a bucket, a third child keeps the folder of the model store at what the bucket says.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from pgn.archive import Archives
-from pgn.errors import DiskFull, NotReady, ServerDied, SetupError
+from pgn.errors import DiskFull, NotReady, ServerDied, SetupError, StoreUnavailable
 from pgn.gateway.datasets import Catalog, read_catalog
+from pgn.gateway.exposure import check_exposure
+from pgn.index import INDEX_FILE
 from pgn.serve.child import Child
 from pgn.serve.ports import check_port, free_port
 from pgn.serve.torchserve import TorchServe, environment
@@ -22,11 +27,14 @@ from pgn.settings import Settings
 from pgn.store.local import LocalStore
 
 GATEWAY: Final = (sys.executable, "-m", "pgn.gateway")
+SYNC: Final = (sys.executable, "-m", "pgn", "sync", "--watch")
 
 _PAUSE_S: Final = 0.2
+_ASK_EVERY: Final = 5  # looks; a second
 _START_LIMIT_S: Final = 300.0  # a large ViT on a slow disk takes a while
 _QUICK_S: Final = 60.0  # a child that lives for less has died quickly
 _QUICK_DEATHS: Final = 3
+_STOP_GRACE_S: Final = 5.0
 
 
 @dataclass
@@ -59,20 +67,29 @@ class Kept:
         name: What it is called in messages.
         start: Starts it.
         clock: Seconds that only grow.
+
+    Attributes:
+        was_well: It has worked since it was started; set by whoever knows.
     """
 
     def __init__(self, name: str, start: Callable[[], Child], clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._start = start
         self._clock = clock
-        self._quick_deaths = 0
+        self._quick_ends = 0
         self._restart_at: float | None = None
         self.child = self._begin()
 
     def _begin(self) -> Child:
+        self.was_well = False
         self._began = self._clock()
         self._restart_at = None
         return self._start()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was started; 0 while it is down."""
+        return self._clock() - self._began if self._restart_at is None else 0.0
 
     def check(self) -> None:
         """Look after the child; to be called often.
@@ -88,11 +105,23 @@ class Kept:
                 self.child = self._begin()
             return
         self.child.kill_group()
-        self._quick_deaths = self._quick_deaths + 1 if self._clock() - self._began < _QUICK_S else 1
-        if self._quick_deaths >= _QUICK_DEATHS:
-            raise ServerDied(f"{self._name} died {self._quick_deaths} times in a row ({_describe(status)})")
-        _tell(f"{self._name} died ({_describe(status)}); it is started again")
-        self._restart_at = self._clock() + 2.0 ** (self._quick_deaths - 1)
+        self._ended(f"died ({_describe(status)})", was_quick=self.age_s < _QUICK_S)
+
+    def restart(self, why: str) -> None:
+        """End the child, which lives and does not work; it is started again like one that died.
+
+        Raises:
+            ServerDied: It has been restarted too often without ever being well.
+        """
+        self.child.stop(_STOP_GRACE_S)
+        self._ended(f"had to be ended ({why})", was_quick=not self.was_well)
+
+    def _ended(self, how: str, *, was_quick: bool) -> None:
+        self._quick_ends = self._quick_ends + 1 if was_quick else 1
+        if self._quick_ends >= _QUICK_DEATHS:
+            raise ServerDied(f"{self._name} {how.replace(' (', f' {self._quick_ends} times in a row (', 1)}")
+        _tell(f"{self._name} {how}; it is started again")
+        self._restart_at = self._clock() + 2.0 ** (self._quick_ends - 1)
 
 
 def serve(settings: Settings, *, archives: Archives | None = None, gateway: Sequence[str] = GATEWAY) -> int:
@@ -111,19 +140,33 @@ def serve(settings: Settings, *, archives: Archives | None = None, gateway: Sequ
     """
     settings = settings.model_copy(update={"port": settings.port or free_port(settings.host)})
     check_port(settings.host, settings.port, "choose another with --port or PGN_PORT")
+    check_exposure(settings)
+    if settings.remote is not None:
+        _sync_first(settings)
     catalog = _check_catalog(settings)
     with stop_on_signals() as stop, TorchServe(settings, archives=archives) as torchserve:
-        stages = Kept("TorchServe", torchserve.start)
-        door = Kept("the gateway", lambda: Child(gateway, env=environment(settings)))
-        try:
-            _wait_ready(settings, torchserve, (stages, door), stop)
+        env = environment(torchserve.settings)
+        with ExitStack() as running:
+            kept = []
+            if settings.remote is not None:
+                sync = Kept("the sync", lambda: Child(SYNC, env=env))
+                running.callback(lambda: sync.child.stop(_STOP_GRACE_S))
+                kept.append(sync)
+            stages = Kept("TorchServe", torchserve.start)
+            door = Kept("the gateway", lambda: Child(gateway, env=env))
+            # It answers what is in flight, which needs TorchServe.
+            running.callback(lambda: door.child.stop(settings.drain_delay_s + settings.deadline_s + _STOP_GRACE_S))
+            kept += [stages, door]
+            _wait_ready(settings, torchserve, kept, stop)
             if not stop.asked:
                 sys.stdout.write(_where(settings, catalog) + "\n")
                 sys.stdout.flush()
+            looks = 0
             while not stop.asked:
-                _look(torchserve, (stages, door))
-        finally:
-            door.child.stop(settings.deadline_s + 5)  # it answers what is in flight, which needs TorchServe
+                _look(torchserve, kept, stop)
+                looks += 1
+                if looks % _ASK_EVERY == 0 and not stop.asked:
+                    _heed_verdict(settings, stages)
     return 0
 
 
@@ -143,32 +186,63 @@ def serve_stages(settings: Settings, *, archives: Archives | None = None) -> int
     return 0
 
 
+def _sync_first(settings: Settings) -> None:
+    """Bring the folder to what the bucket says; a bucket that is away stops nobody who has a folder."""
+    from pgn.store.sync import sync_once  # boto3 is for those who have a bucket
+
+    try:
+        sync_once(settings)
+    except StoreUnavailable as error:
+        if not (settings.store / INDEX_FILE).exists():
+            raise
+        _tell(f"{error.message}; {settings.store} is served as it is")
+
+
+def _heed_verdict(settings: Settings, stages: Kept) -> None:
+    """Restart TorchServe if the gateway says that nothing else helps."""
+    if _ask(settings, "/readyz")[0]:
+        stages.was_well = True
+        return
+    is_well, reasons = _ask(settings, "/livez/torchserve")
+    # A new one is given time to begin, and the gateway time to see that it is new.
+    if not is_well and reasons and stages.age_s > max(_QUICK_S, settings.restart_after_s):
+        stages.restart("; ".join(reasons))
+
+
 def _check_catalog(settings: Settings) -> Catalog:
     """What will be served; data sets that will not are named, with the reason."""
     catalog = read_catalog(LocalStore(settings.store))
-    for dataset in catalog.datasets.values():
-        if dataset.state != "ready":
-            _tell(f"data set {dataset.name} is not served: {dataset.reason}")
-    if catalog.any_ready() is None:
+    for version in catalog.versions():
+        if version.facts is None:
+            _tell(f"data set {version.dataset} is not served: {version.reason}")
+    if not _served(catalog):
         raise SetupError(f"{settings.store} has no data set that can be served", hint="add a bundle with `pgn add`")
     return catalog
+
+
+def _served(catalog: Catalog) -> list[str]:
+    datasets = catalog.datasets.values()
+    return [dataset.name for dataset in datasets if any(version.facts for version in dataset.versions)]
 
 
 def _wait_ready(settings: Settings, torchserve: TorchServe, kept: Sequence[Kept], stop: Stop) -> None:
     """Return when the gateway is ready, or a signal has come."""
     end = time.monotonic() + _START_LIMIT_S
     while not stop.asked:
-        _look(torchserve, kept, is_starting=True)
-        is_ready, reasons = _ask_ready(settings)
+        _look(torchserve, kept, stop, is_starting=True)
+        is_ready, reasons = _ask(settings, "/readyz")
         if is_ready:
             return
         if time.monotonic() > end:
-            raise NotReady(f"the service was not ready within {_START_LIMIT_S:g} s: {reasons}")
+            why = "; ".join(reasons) or "the gateway does not answer"
+            raise NotReady(f"the service was not ready within {_START_LIMIT_S:g} s: {why}")
 
 
-def _look(torchserve: TorchServe, kept: Sequence[Kept], *, is_starting: bool = False) -> None:
+def _look(torchserve: TorchServe, kept: Sequence[Kept], stop: Stop, *, is_starting: bool = False) -> None:
     """Pause, pass on what TorchServe complains about, and look after the children."""
     time.sleep(_PAUSE_S)
+    if stop.asked:
+        return
     news = torchserve.news()
     if is_starting and "No space left on device" in news:  # it would go on trying, with a screen of Java each time
         raise DiskFull(f"TorchServe found no room in {torchserve.run.path}")
@@ -178,12 +252,13 @@ def _look(torchserve: TorchServe, kept: Sequence[Kept], *, is_starting: bool = F
         each.check()
 
 
-def _ask_ready(settings: Settings) -> tuple[bool, str]:
+def _ask(settings: Settings, path: str) -> tuple[bool, Sequence[str]]:
+    """Whether the gateway says that all is well, and its reasons if not; without an answer there are none."""
     try:
-        status, body = _get(settings, "/readyz")
-        return status == 200, "; ".join(json.loads(body).get("reasons", []))
-    except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-        return False, f"the gateway does not answer: {error}"
+        status, body = _get(settings, path)
+        return status == 200, json.loads(body)["reasons"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return False, ()
 
 
 def _get(settings: Settings, path: str) -> tuple[int, bytes]:
@@ -203,7 +278,7 @@ def _reachable(host: str) -> str:
 
 def _where(settings: Settings, catalog: Catalog) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    names = ", ".join(name for name, dataset in catalog.datasets.items() if dataset.state == "ready")
+    names = ", ".join(_served(catalog))
     return f"pgn serve: listening on http://{host}:{settings.port}  (data sets: {names}; Ctrl-C stops)"
 
 

@@ -44,12 +44,14 @@ class TorchServe:
         archives: Built before; None builds them from the running package.
         to_console: Let TorchServe write to our standard output rather than to `log`.
 
+    Attributes:
+        settings: The same, with a folder for metrics in the run folder if they named none.
+
     Raises:
         SetupError: PortTaken, JavaMissing, DiskFull, or a fault in the settings.
     """
 
     def __init__(self, settings: Settings, *, archives: Archives | None = None, to_console: bool = False) -> None:
-        self._settings = settings
         self.config: TorchServeConfig = read_torchserve_config(settings.torchserve_config)
         for key, port in zip(_PORT_KEYS, self.config.ports, strict=True):
             check_port("127.0.0.1", port, f"change {key} in {self.config.path}")
@@ -59,6 +61,9 @@ class TorchServe:
         self._read_to = 0
         self.run = RunFolder()
         self.log = self.run.path / "torchserve.log"
+        self.settings = settings
+        if settings.metrics_dir is None:  # fresh: what an earlier run counted is not added to this one's
+            self.settings = settings.model_copy(update={"metrics_dir": self.run.fresh("metrics")})
         try:
             self.archives = archives or build_archives(self.run.path / "archives")
         except BaseException:
@@ -141,7 +146,7 @@ class TorchServe:
     def _environment(self, tmp: Path) -> dict[str, str]:
         # PYTHONPATH would come before the archives' own `pgn`; the others would beat config.properties.
         unwanted = {"PYTHONPATH", "LOG_LOCATION", "METRICS_LOCATION", "TEMP"}
-        inherited = environment(self._settings).items()
+        inherited = environment(self.settings).items()
         env = {name: value for name, value in inherited if name not in unwanted and not name.startswith("TS_")}
         env["TMPDIR"] = str(tmp)
         if shutil.which("kill", path=env.get("PATH")) is None:

@@ -25,6 +25,7 @@ from pgn.bundle import Bundle, Manifest
 from pgn.errors import BundleInvalid, DatasetUnavailable, NotReady, PgnError, one_line
 from pgn.index import INDEX_FILE, Index, read_index
 from pgn.message import Target
+from pgn.stages.metrics import StageMetrics
 from pgn.store.local import LocalStore
 
 M = TypeVar("M", bound=nn.Module)
@@ -118,6 +119,7 @@ class Bank(Generic[M]):
         build: Makes the module of a verified bundle; may raise.
         device: Where the modules live.
         grace_s: For how long a version that left the index is still held: requests on their way name it.
+        metrics: Takes what is served, and every load.
         clock: Seconds that only grow.
 
     Attributes:
@@ -135,13 +137,15 @@ class Bank(Generic[M]):
         device: torch.device | str = "cpu",
         *,
         grace_s: float = 0.0,
+        metrics: StageMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._backbone = backbone
         self._build = build
-        self._device = device
+        self._device = torch.device(device)
         self._grace_s = grace_s
+        self._metrics = metrics
         self._clock = clock
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -215,7 +219,11 @@ class Bank(Generic[M]):
             if key in old.refused and not retry_all and not self._is_due(key):
                 refused[key] = old.refused[key]
                 continue
+            began = time.perf_counter()
             result = self._load(key)
+            if self._metrics:
+                outcome = "ok" if isinstance(result, Held) else result.error.code
+                self._metrics.loaded(outcome, time.perf_counter() - began)
             if isinstance(result, Held):
                 loaded[key] = result
             else:
@@ -226,6 +234,8 @@ class Bank(Generic[M]):
         self._leaving = {key: end for key, end in self._leaving.items() if now < end}
         stays = {key: held for key, held in old.held.items() if key not in gone or key in self._leaving}
         self.snapshot = Snapshot(index, {**stays, **loaded}, refused)
+        if self._metrics:
+            self._metrics.serves(self.snapshot, "host" if self._device.type == "cpu" else "device")
         if index.revision != old.index.revision or loaded:
             _log.info(
                 "index served",

@@ -6,10 +6,11 @@ names another (docs/results/bank.md).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from pgn.backbone_spec import Preprocess, read_spec
 from pgn.bundle import Bundle
 from pgn.errors import MessageInvalid
-from pgn.index import read_index
+from pgn.index import Index, read_index
 from pgn.message import CANARY_ID, Message, encode, encode_error
 from pgn.method.generator import Generator, PromptGenerator, load_generator
 from pgn.method.pixels import Normalise
@@ -27,10 +28,13 @@ from pgn.method.projection import PatchProjection, load_projection
 from pgn.settings import Settings
 from pgn.stages.bank import Bank, Held, Snapshot
 from pgn.stages.drift import DriftMonitor
+from pgn.stages.metrics import StageMetrics
 from pgn.stages.rows import MAX_ANSWER_BYTES, Batch, Row, read_row, too_large
 from pgn.stages.state import describe
 from pgn.stages.tensors import in_pieces, stack
 from pgn.store.local import LocalStore
+
+_SHOW_DRIFT_EVERY_S: Final = 5.0  # the canary's pace; of 500 versions it takes a few hundredths of a second
 
 Place = tuple[int, int]
 """Row number, and which of the row's targets."""
@@ -54,6 +58,7 @@ class PgnStage:
         device: Where the bank lives.
         max_pixels: Largest image that is decoded.
         top_k: Classes in an answer, if a person does not say.
+        metrics: Takes what is answered, and the drift.
 
     Attributes:
         bank: What is served; `bank.follow` keeps it so.
@@ -68,6 +73,7 @@ class PgnStage:
         device: torch.device,
         max_pixels: int,
         top_k: int,
+        metrics: StageMetrics | None = None,
     ) -> None:
         self.bank = bank
         self._preprocess = preprocess
@@ -75,6 +81,8 @@ class PgnStage:
         self._device = device
         self._max_pixels = max_pixels
         self._top_k = top_k
+        self._metrics = metrics or StageMetrics("pgn")
+        self._show_drift_at = 0.0
         self.drift = DriftMonitor()
 
     @classmethod
@@ -92,8 +100,17 @@ class PgnStage:
         def build(bundle: Bundle) -> Generator:
             return load_generator(bundle, projection() if bundle.manifest.generator.library == "rgb" else None)
 
-        bank = Bank[Generator](store, index.backbone, build, device, grace_s=2 * settings.deadline_s)
-        return cls(bank, spec.preprocess, device=device, max_pixels=settings.max_pixels, top_k=settings.top_k)
+        metrics = StageMetrics("pgn")
+        bank = Bank[Generator](store, index.backbone, build, device, grace_s=2 * settings.deadline_s, metrics=metrics)
+        metrics.runs(backbone=index.backbone, device=str(device))
+        return cls(
+            bank,
+            spec.preprocess,
+            device=device,
+            max_pixels=settings.max_pixels,
+            top_k=settings.top_k,
+            metrics=metrics,
+        )
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row]) -> list[bytes]:
@@ -116,8 +133,19 @@ class PgnStage:
 
         answers = batch.answers(write, encode_error)
         self.drift.keep(snapshot.held)
+        self._show_drift(snapshot.index)
+        batch.count(self._metrics)
         batch.log(held.version for plan in plans.values() for held in plan.held)
         return answers
+
+    def _show_drift(self, index: Index) -> None:
+        """Of each data set's main version, now and then."""
+        if time.monotonic() < self._show_drift_at:
+            return
+        self._show_drift_at = time.monotonic() + _SHOW_DRIFT_EVERY_S
+        drift = self.drift.drift()
+        main = ((name, index.main_version(name)) for name in index.datasets)
+        self._metrics.drifts({key[0]: drift[key] for key in main if key in drift})
 
     def _describe(self, message: Message) -> bytes:
         state = describe(self.bank, message.request, stage="pgn", device=self._device)

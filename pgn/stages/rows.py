@@ -28,7 +28,8 @@ from pgn.errors import (
     StageFailed,
 )
 from pgn.images import read_square
-from pgn.message import Message, Request, Target, decode
+from pgn.message import CANARY_ID, Message, Request, Target, decode
+from pgn.stages.metrics import Asked, StageMetrics
 
 Row = Mapping[str, Any]
 
@@ -150,6 +151,7 @@ class Batch:
 
     def __init__(self, rows: Sequence[Row], read: Callable[[Row], Message]) -> None:
         self._began = time.perf_counter()
+        self._began_at = time.time()
         self._size = len(rows)
         self._messages: dict[int, Message] = {}
         self._errors: dict[int, PgnError] = {}
@@ -198,6 +200,29 @@ class Batch:
         for number, error in self._errors.items():
             written[number] = write_error(error, self.request_id(number))
         return [written[number] for number in range(self._size)]
+
+    def count(self, metrics: StageMetrics) -> None:
+        """Tell `metrics` of the whole batch; to be called when it is answered."""
+        requests = [message.request for message in self._messages.values()]
+        metrics.answered(
+            [(self._asked(number), self._outcome(number)) for number in range(self._size)],
+            images=sum(
+                len(message.images)
+                for number, message in self._messages.items()
+                if message.images is not None and self._asked(number) == "prediction"
+            ),
+            seconds=time.perf_counter() - self._began,
+            queued_s=[max(0.0, self._began_at - request.sent_at) for request in requests if request.sent_at],
+        )
+
+    def _asked(self, number: int) -> Asked:
+        if number not in self._messages:
+            return "unreadable"
+        request = self._messages[number].request
+        return "canary" if request.id == CANARY_ID else request.ask
+
+    def _outcome(self, number: int) -> str:
+        return self._errors[number].code if number in self._errors else "ok"
 
     def log(self, versions: Iterable[str]) -> None:
         """One line about the whole batch, which the given versions answered."""

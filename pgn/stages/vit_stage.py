@@ -24,6 +24,7 @@ from pgn.method.backbone import FrozenBackbone, load_backbone
 from pgn.method.head import Head, load_head
 from pgn.settings import Settings
 from pgn.stages.bank import Bank, Held, Snapshot
+from pgn.stages.metrics import StageMetrics
 from pgn.stages.rows import Batch, Row, read_message
 from pgn.stages.state import describe
 from pgn.stages.tensors import in_pieces, stack
@@ -47,8 +48,16 @@ class _Question:
 class VitStage:
     """Answers with the frozen ViT and the heads of all data sets."""
 
-    def __init__(self, bank: Bank[Head], backbone: FrozenBackbone, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        bank: Bank[Head],
+        backbone: FrozenBackbone,
+        *,
+        device: torch.device,
+        metrics: StageMetrics | None = None,
+    ) -> None:
         self.bank = bank
+        self._metrics = metrics or StageMetrics("vit")
         self._backbone = backbone
         self._device = device
 
@@ -63,8 +72,10 @@ class VitStage:
             _check_widths(bundle, backbone)
             return load_head(bundle)
 
-        bank = Bank[Head](store, index.backbone, build, device, grace_s=2 * settings.deadline_s)
-        return cls(bank, backbone, device=device)
+        metrics = StageMetrics("vit")
+        bank = Bank[Head](store, index.backbone, build, device, grace_s=2 * settings.deadline_s, metrics=metrics)
+        metrics.runs(backbone=index.backbone, device=str(device))
+        return cls(bank, backbone, device=device, metrics=metrics)
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row]) -> list[bytes]:
@@ -87,6 +98,7 @@ class VitStage:
             return _answer(message, [(q.held, features[number, q.which]) for q in questions[number]])
 
         answers = batch.answers(write, error_body)
+        batch.count(self._metrics)
         batch.log(q.held.version for asked in questions.values() for q in asked if q.held)
         return answers
 

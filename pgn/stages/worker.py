@@ -17,6 +17,7 @@ import torch
 from pgn.errors import PgnError, SetupError
 from pgn.logs import configure_logs
 from pgn.settings import Settings
+from pgn.shared_metrics import share
 
 WATCH_INTERVAL_S: Final = 0.5
 NUM_STAGES: Final = 2
@@ -33,6 +34,8 @@ def starting(settings: Settings, stage: Literal["pgn", "vit"]) -> Iterator[None]
     share_cores()
     allow_many_files()
     try:
+        if settings.metrics_dir is not None:
+            share(settings.metrics_dir, f"stage-{stage}")
         yield
     except PgnError as error:
         _log.error("stage %s does not start: %s", stage, error)

@@ -128,6 +128,7 @@ class ScriptedTorchServe:
         lacks: Digests that they do not hold.
         workers: What its management says of each stage's processes.
         refusals: What registering is answered with, in turn; afterwards it succeeds.
+        metrics_page: What its metrics port answers.
         calls: Method and path of all that came but canaries.
         connections: The connections they came by.
     """
@@ -151,6 +152,7 @@ class ScriptedTorchServe:
         self.workers = {stage: [{"pid": 1000, "status": "READY"}] for stage in ("pgn", "vit")}
         self.lacks: set[str | None] = set()
         self.refusals: deque[int] = deque()
+        self.metrics_page = b""
         self.calls: list[str] = []
 
     @property
@@ -188,6 +190,8 @@ class ScriptedTorchServe:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if request.path == "/metrics":
+            return web.Response(body=self.metrics_page)
         # Canaries and questions for the state come when they like; no test's script or count may depend on them.
         is_canary = b"canary" in body
         asks_state = rb"\"ask\":\"state\"" in body

@@ -189,6 +189,28 @@ def test_a_worker_that_hangs_is_replaced(environment: dict[str, str]) -> None:
         wait_until(lambda: is_ready_everywhere(url))
 
 
+def test_counters_never_go_down_while_workers_are_replaced(environment: dict[str, str]) -> None:
+    """Whichever worker is scraped tells of all, of the dead one too; a dip would look like a surge to Prometheus."""
+    with running({**environment, "PGN_WORKERS": "2"}) as (process, url):
+        wait_until(lambda: is_ready_everywhere(url))
+        for _ in range(10):
+            httpx.post(f"{url}/v1/datasets/birds/predict", content=IMAGE, timeout=WAIT_S).raise_for_status()
+        assert {answered(url) for _ in range(10)} == {10}
+        workers = workers_of(process)
+        workers[0].kill()
+        wait_until(lambda: workers[0] not in workers_of(process) and len(workers_of(process)) == 2)
+        wait_until(lambda: is_ready_everywhere(url))
+        httpx.post(f"{url}/v1/datasets/birds/predict", content=IMAGE, timeout=WAIT_S).raise_for_status()
+        assert {answered(url) for _ in range(10)} == {11}
+
+
+def answered(url: str) -> float:
+    """Predictions that the service has counted, as one of its workers says on a connection of its own."""
+    start = 'pgn_requests_total{code="200",dataset="birds",endpoint="predict"} '
+    (line,) = (line for line in get(f"{url}/metrics").text.splitlines() if line.startswith(start))
+    return float(line.removeprefix(start))
+
+
 def test_a_killed_parent_leaves_no_worker(environment: dict[str, str]) -> None:
     """One that stayed would keep the port from whoever comes next."""
     with running({**environment, "PGN_WORKERS": "2"}) as (process, url):

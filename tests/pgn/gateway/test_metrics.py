@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pgn.gateway.sync_metrics import sync_exposition
+from pgn.settings import Settings
+from pgn.store.local import SYNC_FILE, LocalStore
+from pgn.store.sync import Failure, SyncState
 from tests.pgn.gateway.conftest import RunningGateway
+from tests.pgn.gateway.scripted import ScriptedTorchServe
 from tests.toys import make_images
 
 IMAGE = make_images(1)[0]
@@ -67,3 +76,66 @@ def test_what_clients_make_up_never_becomes_a_label(gateway: RunningGateway) -> 
         ("pgn_requests_total", ("", "404", "unknown")),
         ("pgn_requests_total", ("", "405", "unknown")),
     }
+
+
+def test_every_refusal_is_counted_by_its_code(gateway: RunningGateway) -> None:
+    """A status says that somebody was refused; the code says for what."""
+    before = samples(gateway)
+    gateway.post(IMAGE, "invented")
+    gateway.post(b"", "birds")
+    after = samples(gateway)
+    for code in ("dataset.unknown", "request.empty"):
+        key = ("pgn_errors_total", (code,))
+        assert after[key] == before.get(key, 0) + 1
+
+
+def test_what_the_gateway_accepts_and_which_one_it_is_are_shown(gateway: RunningGateway) -> None:
+    """In flight means little without its limit, and a fault little without the version that has it."""
+    found = samples(gateway)
+    assert found["pgn_in_flight_limit", ()] == gateway.gateway.in_flight.limit
+    assert [key for key in found if key[0] == "pgn_gateway_info"]
+
+
+@pytest.mark.parametrize("page", [b"ts_a{", b"\xff\xfe", b"<html>", b"Requests2XX 1\n"])
+def test_a_torchserve_that_talks_nonsense_spoils_no_scrape(
+    gateway: RunningGateway, scripted: ScriptedTorchServe, page: bytes
+) -> None:
+    """The rest is told all the same, and what is told can be read."""
+    scripted.metrics_page = page
+    assert ("pgn_ready", ()) in samples(gateway)
+
+
+def test_torchserves_own_metrics_are_on_the_page(gateway: RunningGateway, scripted: ScriptedTorchServe) -> None:
+    """Its port is on loopback, where no Prometheus asks."""
+    scripted.metrics_page = b'# TYPE ts_queue counter\nts_queue{model_name="pgn__pgn"} 3.5\nRequests2XX 1\n'
+    lines = gateway.http.get("/metrics").text.splitlines()
+    assert 'ts_queue{model_name="pgn__pgn"} 3.5' in lines
+    assert "Requests2XX 1" not in lines
+
+
+def test_the_sync_is_told_as_its_file_says(store: LocalStore, tmp_path: Path) -> None:
+    """A folder that falls behind its bucket is seen from outside."""
+    state = SyncState(
+        remote="s3://bucket",
+        wanted_revision=7,
+        served_revision=6,
+        last_success=time.time() - 60,
+        failures=(Failure(dataset="pets", digest="ab", code="x", message="y"),),
+        errors={"store.unavailable": 3},
+    )
+    (tmp_path / SYNC_FILE).write_text(state.model_dump_json())
+    text = sync_exposition(Settings(store=tmp_path, remote="s3://bucket")).decode()
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found.pop(("pgn_sync_age_seconds",)) >= 60
+    assert found == {
+        ("pgn_sync_failing",): 0,
+        ("pgn_sync_missing_versions",): 1,
+        ("pgn_sync_revision", "wanted"): 7,
+        ("pgn_sync_revision", "served"): 6,
+        ("pgn_sync_errors_total", "store.unavailable"): 3,
+    }
+    assert sync_exposition(Settings(store=store.root)) == b""

@@ -2,89 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
-from pgn.errors import DiskFull, PortTaken, ServerDied, SetupError
+from pgn.errors import DiskFull, PortTaken, ServerDied, SetupError, StoreUnavailable
 from pgn.serve import serve
 from pgn.serve.child import Child
-from pgn.serve.supervisor import Kept, Stop, _wait_ready
+from pgn.serve.ports import free_port
+from pgn.serve.supervisor import Kept, Stop, _heed_verdict, _sync_first, _wait_ready
 from pgn.serve.torchserve import environment
 from pgn.settings import Settings, read_torchserve_config
 from pgn.store.local import LocalStore
+from tests.served import Served, served
 from tests.servers import call, is_up, make_settings, processes_with, wait_until
 from tests.toys import make_backbone, make_bundle, make_images, make_store
 
-_SERVE = """
-import sys
-from pgn.serve import serve
-from pgn.settings import load_settings
-sys.exit(serve(load_settings()))
-"""
 
-
-@dataclass
-class Served:
-    """A running `pgn serve`."""
-
-    process: subprocess.Popen[str]
-    settings: Settings
-
-    def family(self) -> list[psutil.Process]:
-        """All of its processes; they know each other by the model store."""
-        return processes_with(str(self.settings.store))
-
-    def find(self, word: str) -> psutil.Process:
-        """The one with `word` in its command line."""
-        (found,) = (process for process in self.family() if any(word in part for part in process.cmdline()))
-        return found
-
-    def is_ready(self) -> bool:
-        try:
-            return call("GET", f"http://127.0.0.1:{self.settings.port}/readyz")[0] == 200
-        except OSError:
-            return False
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    """`pgn serve` over a small store, as a process of its own."""
-    settings = make_settings(make_store(folder / "store", ["flowers", "pets"]).root, folder)
-    with subprocess.Popen(
-        [sys.executable, "-c", _SERVE], env=environment(settings), stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Served(process, settings)
-        finally:
-            process.kill()
-
-
-def first_line(server: Served) -> str:
-    assert server.process.stdout is not None
-    return server.process.stdout.readline()
+def toys(folder: Path, **changes: Any) -> Settings:
+    """Settings over a small store."""
+    return make_settings(make_store(folder / "store", ["flowers", "pets"]).root, folder, **changes)
 
 
 def test_it_says_where_it_listens_and_ends_with_a_signal(tmp_path: Path) -> None:
     """One line on standard output, status 0, no process, no folder."""
-    with served(tmp_path) as server:
-        line = first_line(server)
-        url = f"http://127.0.0.1:{server.settings.port}"
-        assert line == f"pgn serve: listening on {url}  (data sets: flowers, pets; Ctrl-C stops)\n"
-        status, _ = call("POST", f"{url}/v1/datasets/pets/predict", make_images(1)[0])
+    with served(toys(tmp_path)) as server:
+        line = server.first_line()
+        assert line == f"pgn serve: listening on {server.url}  (data sets: flowers, pets; Ctrl-C stops)\n"
+        status, _ = call("POST", f"{server.url}/v1/datasets/pets/predict", make_images(1)[0])
         assert status == 200
-        folder = Path(server.find("ModelServer").environ()["TMPDIR"]).parent
+        server_environment, gateway_environment = (
+            server.find(word).environ() for word in ("ModelServer", "pgn.gateway")
+        )
+        folder = Path(server_environment["TMPDIR"]).parent
+        assert Path(server_environment["PGN_METRICS_DIR"]) == folder / "metrics"
+        assert gateway_environment["PGN_METRICS_DIR"] == server_environment["PGN_METRICS_DIR"]
         server.process.terminate()
         assert server.process.wait() == 0
         assert server.process.stdout is not None
@@ -95,8 +58,8 @@ def test_it_says_where_it_listens_and_ends_with_a_signal(tmp_path: Path) -> None
 
 def test_killed_it_leaves_no_process(tmp_path: Path) -> None:
     """Nobody has to look for a forgotten JVM that holds the ports."""
-    with served(tmp_path) as server:
-        first_line(server)
+    with served(toys(tmp_path)) as server:
+        server.first_line()
         assert len(server.family()) == 5  # itself, gateway, JVM, a worker for each stage
         server.process.kill()
         wait_until(lambda: server.family() == [], "the end of all processes")
@@ -104,8 +67,8 @@ def test_killed_it_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_dead_server_and_a_dead_gateway_are_started_again(tmp_path: Path) -> None:
     """The machine's owner need not watch."""
-    with served(tmp_path) as server:
-        first_line(server)
+    with served(toys(tmp_path)) as server:
+        server.first_line()
         for word in ("ModelServer", "pgn.gateway"):
             server.find(word).kill()
             wait_until(lambda: not server.is_ready(), f"{word} to be missed")
@@ -201,25 +164,27 @@ class FakeClock:
         return self.now
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    """Starts at zero."""
+    return FakeClock()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[], Child]]:
+    """Starts a child that lives until it is killed; whatever is left is killed in the end."""
+    children: list[Child] = []
+
+    def start_one() -> Child:
+        children.append(Child(["sleep", "600"], env=dict(os.environ)))
+        return children[-1]
+
+    yield start_one
+    for child in children:
+        child.kill_group()
+
+
 class TestKept:
-    @pytest.fixture
-    def clock(self) -> FakeClock:
-        """Starts at zero."""
-        return FakeClock()
-
-    @pytest.fixture
-    def start(self) -> Iterator[Callable[[], Child]]:
-        """Starts a child that lives until it is killed; whatever is left is killed in the end."""
-        children: list[Child] = []
-
-        def start_one() -> Child:
-            children.append(Child(["sleep", "600"], env=dict(os.environ)))
-            return children[-1]
-
-        yield start_one
-        for child in children:
-            child.kill_group()
-
     def test_a_dead_child_is_started_again_after_a_pause(self, start: Callable[[], Child], clock: FakeClock) -> None:
         """The pause doubles with every quick death."""
         kept = Kept("it", start, clock)
@@ -256,3 +221,157 @@ class TestKept:
             clock.now += 1
             kept.check()
             assert kept.child.exit_status() is None
+
+    def test_a_child_that_is_ill_is_ended_and_started_again(self, start: Callable[[], Child], clock: FakeClock) -> None:
+        """It lives, so nobody else would end it."""
+        kept = Kept("it", start, clock)
+        ill = kept.child
+        kept.restart("it answers nobody")
+        assert ill.exit_status() is not None
+        clock.now += 1
+        kept.check()
+        assert kept.child is not ill
+        assert kept.child.exit_status() is None
+
+    def test_one_that_is_never_well_is_given_up(self, start: Callable[[], Child], clock: FakeClock) -> None:
+        """However long each of them was waited for."""
+        kept = Kept("it", start, clock)
+        for _ in range(2):
+            clock.now += 3600
+            kept.restart("it answers nobody")
+            clock.now += 10
+            kept.check()
+        with pytest.raises(ServerDied, match=r"it had to be ended 3 times in a row \(it answers nobody\)"):
+            kept.restart("it answers nobody")
+
+    def test_one_that_was_well_in_between_is_restarted_for_ever(
+        self, start: Callable[[], Child], clock: FakeClock
+    ) -> None:
+        """A slow leak is no reason to end the service."""
+        kept = Kept("it", start, clock)
+        for _ in range(5):
+            kept.was_well = True
+            kept.restart("ever more threads")
+            clock.now += 1
+            kept.check()
+            assert not kept.was_well
+
+
+class TestHeedVerdict:
+    """What `pgn serve` does with what the gateway says of TorchServe."""
+
+    PATIENCE_S = 60.0
+
+    @pytest.fixture
+    def said(self) -> dict[str, tuple[int, list[str]]]:
+        """The gateway's answers, by path."""
+        return {}
+
+    @pytest.fixture
+    def settings(self, said: dict[str, tuple[int, list[str]]], tmp_path: Path) -> Iterator[Settings]:
+        """Of a gateway that says what it is told to."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, reasons = said[self.path]
+                body = json.dumps({"reasons": reasons}).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            yield Settings(port=server.server_address[1], restart_after_s=self.PATIENCE_S)
+            server.shutdown()
+            thread.join()
+
+    def test_torchserve_is_restarted_when_nothing_else_helps(
+        self,
+        settings: Settings,
+        said: dict[str, tuple[int, list[str]]],
+        start: Callable[[], Child],
+        clock: FakeClock,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """And the owner reads why."""
+        said["/readyz"] = said["/livez/torchserve"] = (503, ["stage.stuck: stage vit answers nobody"])
+        kept = Kept("TorchServe", start, clock)
+        clock.now += self.PATIENCE_S + 1
+        _heed_verdict(settings, kept)
+        assert kept.child.exit_status() is not None
+        told = "TorchServe had to be ended (stage.stuck: stage vit answers nobody); it is started again"
+        assert told in capfd.readouterr().err
+
+    def test_a_verdict_on_the_one_before_is_not_held_against_a_new_one(
+        self,
+        settings: Settings,
+        said: dict[str, tuple[int, list[str]]],
+        start: Callable[[], Child],
+        clock: FakeClock,
+    ) -> None:
+        """The gateway needs a look to see that it is new."""
+        said["/readyz"] = said["/livez/torchserve"] = (503, ["stage.stuck: stage vit answers nobody"])
+        kept = Kept("TorchServe", start, clock)
+        clock.now += self.PATIENCE_S - 1
+        _heed_verdict(settings, kept)
+        assert kept.child.exit_status() is None
+
+    def test_not_ready_alone_restarts_nothing(
+        self,
+        settings: Settings,
+        said: dict[str, tuple[int, list[str]]],
+        start: Callable[[], Child],
+        clock: FakeClock,
+    ) -> None:
+        """It may yet recover, or wait for something else."""
+        said["/readyz"] = (503, ["bank.empty: nothing"])
+        said["/livez/torchserve"] = (200, [])
+        kept = Kept("TorchServe", start, clock)
+        clock.now += self.PATIENCE_S + 1
+        _heed_verdict(settings, kept)
+        assert kept.child.exit_status() is None
+        assert not kept.was_well
+
+    def test_a_gateway_that_does_not_answer_has_no_verdict(
+        self, tmp_path: Path, start: Callable[[], Child], clock: FakeClock
+    ) -> None:
+        """TorchServe is not the one to blame."""
+        kept = Kept("TorchServe", start, clock)
+        clock.now += 3600
+        _heed_verdict(make_settings(tmp_path, tmp_path), kept)
+        assert kept.child.exit_status() is None
+        assert not kept.was_well
+
+
+class TestSyncFirst:
+    @pytest.fixture
+    def away(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        """Settings with a bucket at an address where nobody listens."""
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port('127.0.0.1')}",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        return make_settings(tmp_path / "store", tmp_path, remote="s3://bucket/prefix")
+
+    def test_without_bucket_and_folder_there_is_nothing_to_serve(self, away: Settings) -> None:
+        """One line that names the bucket."""
+        with pytest.raises(StoreUnavailable, match=r"s3://bucket|127\.0\.0\.1"):
+            _sync_first(away)
+
+    def test_a_bucket_that_is_away_stops_nobody_who_has_the_folder(
+        self, away: Settings, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A machine that starts while S3 is away serves what it had."""
+        make_store(away.store, ["pets"])
+        (away.store / "sync.json").write_text(json.dumps({"remote": away.remote}))
+        _sync_first(away)
+        assert "is served as it is" in capfd.readouterr().err
