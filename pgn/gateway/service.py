@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from fastapi import Request
 
@@ -28,6 +29,9 @@ from pgn.message import Request as StageRequest
 from pgn.message import Target
 from pgn.settings import Settings, TorchServeConfig
 from pgn.store.local import LocalStore
+
+_FIRST_LOOK_S: Final = 5.0
+_FIRST_LOOK_PAUSE_S: Final = 0.05
 
 
 class Gateway:
@@ -90,11 +94,19 @@ class Gateway:
                 loops = asyncio.gather(self.reconciler.run(), self.follower.run())
                 try:
                     with self.draining.on_signals(self.settings.drain_delay_s):
+                        if self.settings.workers > 1:
+                            await self._get_ready()
                         yield
                 finally:
                     loops.cancel()
                     with suppress(asyncio.CancelledError):
                         await loops
+
+    async def _get_ready(self) -> None:
+        """Give the first look a moment: the other workers accept meanwhile, and this one turns nobody away."""
+        end = time.monotonic() + _FIRST_LOOK_S
+        while not self.reconciler.readiness.is_ready and time.monotonic() < end:
+            await asyncio.sleep(_FIRST_LOOK_PAUSE_S)
 
     async def exposition(self) -> bytes:
         """The metrics of the whole service in Prometheus' text format; a part that does not answer is left out."""

@@ -54,7 +54,9 @@ _LOOK_TIMEOUT_S: Final = 5.0
 _METRICS_TIMEOUT_S: Final = 1.0  # Prometheus waits for 10 s
 # Under this an attempt could not be told from a late one.
 _SHORTEST_ATTEMPT_S: Final = 0.001
-# Between two looks at an attempt that is not back; far above a batch, so that rows of one batch overtake nobody.
+# So far apart, requests do not change places between here and a stage's queue.
+_JOSTLE_S: Final = 0.5
+# Between two looks at an attempt that is not back: answers of one batch are all here by then.
 _PATIENCE_S: Final = 0.25
 
 _OWN_METRIC: Final = re.compile(r"(# (HELP|TYPE) )?ts_")
@@ -75,27 +77,25 @@ class Worker:
 
 
 class _Line:
-    """Who was sent to a stage and who was answered, by numbers that only grow.
+    """Who was sent to a stage and who was answered, by the monotonic clock.
 
     A stage has one worker and serves first come, first served: whoever still waits when a later one has been answered
-    will never be.
+    will never be. Those who are sent at nearly the same time may change places on their way.
+
+    Attributes:
+        answered_at: When somebody was answered last; minus infinity before.
     """
 
     def __init__(self) -> None:
-        self._sent = 0
-        self._latest_answered = 0
-        self.answered_at = -math.inf  # by the monotonic clock
+        self.answered_at = -math.inf
+        self._latest_answered = -math.inf  # when the latest of those who were answered was sent
 
-    def enter(self) -> int:
-        self._sent += 1
-        return self._sent
-
-    def leave(self, number: int) -> None:
-        self._latest_answered = max(self._latest_answered, number)
+    def leave(self, sent: float) -> None:
         self.answered_at = time.monotonic()
+        self._latest_answered = max(self._latest_answered, sent)
 
-    def has_overtaken(self, number: int) -> bool:
-        return self._latest_answered > number
+    def has_overtaken(self, sent: float) -> bool:
+        return self._latest_answered > sent + _JOSTLE_S
 
 
 class TorchServe:
@@ -243,7 +243,7 @@ class TorchServe:
             ask="state",
             expires_at=time.time() + timeout_s,
         )
-        answer = await self._attempt(stage, encode(Message(asked)), timeout_s, self._lines[stage].enter())
+        answer = await self._attempt(stage, encode(Message(asked)), timeout_s)
         try:
             state = StageState.model_validate_json(answer)
         except ValidationError as error:
@@ -268,30 +268,30 @@ class TorchServe:
         return self._lines[stage].answered_at
 
     async def _predict(self, stage: Stage, message: bytes, deadline: Deadline) -> bytes:
-        line = self._lines[stage]
-        number = line.enter()
-        attempts = [self._begin(stage, message, deadline, number)]
+        sent = time.monotonic()
+        attempts = [self._begin(stage, message, deadline)]
         try:
-            cause = await _why_once_more(attempts[0], line, number, deadline)
+            cause = await _why_once_more(attempts[0], self._lines[stage], sent, deadline)
             if cause is None or not deadline.left_s():
                 return attempts[0].result()
             _log.warning("event=retry stage=%s cause=%r", stage, cause.message)
             self._count_retry(stage)
             if isinstance(cause, DeadlineExceeded):
                 self._count_lost(stage)
-            attempts.append(self._begin(stage, message, deadline, line.enter()))
+            attempts.append(self._begin(stage, message, deadline))
             return await _first_answer(attempts)
         finally:
             for attempt in attempts:
                 attempt.cancel()
 
-    def _begin(self, stage: Stage, message: bytes, deadline: Deadline, number: int) -> asyncio.Task[bytes]:
-        attempt = asyncio.create_task(self._attempt(stage, message, deadline.left_s(), number))
+    def _begin(self, stage: Stage, message: bytes, deadline: Deadline) -> asyncio.Task[bytes]:
+        attempt = asyncio.create_task(self._attempt(stage, message, deadline.left_s()))
         # The error of the one whose answer is no longer awaited is nobody's.
         attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
         return attempt
 
-    async def _attempt(self, stage: Stage, message: bytes, timeout_s: float, number: int) -> bytes:
+    async def _attempt(self, stage: Stage, message: bytes, timeout_s: float) -> bytes:
+        sent = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=max(timeout_s, _SHORTEST_ATTEMPT_S))
         try:
             async with self._session.post(self._stages[stage], data=message, timeout=timeout) as response:
@@ -304,7 +304,7 @@ class TorchServe:
         except aiohttp.ClientError as error:
             raise StageFailed(f"stage {stage} broke off its answer: {error or type(error).__name__}") from error
         if response.status == 200 or _is_from_stage(answer):
-            self._lines[stage].leave(number)
+            self._lines[stage].leave(sent)
             return answer
         if response.status == 404:
             self._on_missing()
@@ -313,19 +313,18 @@ class TorchServe:
 
 
 async def _why_once_more(
-    attempt: asyncio.Future[bytes], line: _Line, number: int, deadline: Deadline
+    attempt: asyncio.Future[bytes], line: _Line, sent: float, deadline: Deadline
 ) -> ServiceError | None:
     """None once the attempt has its answer; else why there has to be another, DeadlineExceeded if it seems lost."""
     half = deadline.left_s() / 2
-    started = time.monotonic()
     was_overtaken = False
     while not attempt.done():
         # One look later than the first time: answers of one batch come in any order.
         if was_overtaken:
             return DeadlineExceeded("others who came later have been answered")
-        was_overtaken = line.has_overtaken(number)
-        waited = time.monotonic() - started
-        if waited >= half and line.answered_at < started:
+        was_overtaken = line.has_overtaken(sent)
+        waited = time.monotonic() - sent
+        if waited >= half and line.answered_at < sent:
             return DeadlineExceeded(f"nobody was answered for {waited:.1f} s")
         await asyncio.wait((attempt,), timeout=min(_PATIENCE_S, half - waited) if waited < half else _PATIENCE_S)
     error = attempt.exception()

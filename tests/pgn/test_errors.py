@@ -34,9 +34,9 @@ def test_every_error_belongs_to_a_family(cls):
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if issubclass(cls, RequestError)])
 def test_request_errors_are_the_clients_and_final(cls):
-    """The same request would be refused again, so no client may retry it."""
+    """The same request would be refused again, so no client may retry it; only a used-up rate passes with time."""
     assert 400 <= cls.status < 500
-    assert not cls.retryable
+    assert cls.retryable == (cls.status == 429)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if not issubclass(cls, RequestError | SetupError)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.toys import make_images, make_store
 DATASETS = ("flowers", "pets", "shapes")
 IMAGES = make_images(4)
 QUEUE = 24
-QUICK = {"kill -9 stage vit's worker", "kill -9 TorchServe's JVM"}
+QUICK = {"kill -9 stage vit's worker", "kill -9 TorchServe's JVM", "kill -9 the gateway"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,14 @@ def test_a_fault_under_load_gives_no_wrong_answer_and_passes(
     """Every answer is right, every failure asks to try again, readiness says what is wrong, and nobody has to help."""
     server.wait_ready()
     check(fault, survive(server, fault, good, bad_questions("pets", IMAGES[0])))
+
+
+def test_ctrl_c_ends_it_after_all_that(server: Served) -> None:
+    """Children that were started again are ended like the first ones."""
+    server.wait_ready()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    assert server.family() == []
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -63,19 +62,6 @@ def test_killed_it_leaves_no_process(tmp_path: Path) -> None:
         assert len(server.family()) == 5  # itself, gateway, JVM, a worker for each stage
         server.process.kill()
         wait_until(lambda: server.family() == [], "the end of all processes")
-
-
-def test_a_dead_server_and_a_dead_gateway_are_started_again(tmp_path: Path) -> None:
-    """The machine's owner need not watch."""
-    with served(toys(tmp_path)) as server:
-        server.first_line()
-        for word in ("ModelServer", "pgn.gateway"):
-            server.find(word).kill()
-            wait_until(lambda: not server.is_ready(), f"{word} to be missed")
-            wait_until(server.is_ready, f"{word} to be back")
-        server.process.send_signal(signal.SIGINT)  # Ctrl-C
-        assert server.process.wait() == 0
-        assert server.family() == []
 
 
 def test_a_gateway_that_never_lives_is_given_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
