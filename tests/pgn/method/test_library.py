@@ -122,7 +122,7 @@ class TestRGBLibrary:
         """The first forward is then that of a latent library that holds these tokens, but for the rounding."""
         torch.manual_seed(0)
         library = RGBLibrary(5, projection())
-        tokens = library.projection(0.5 + 0.05 * torch.randn(5, 3, 4, 4))
+        tokens = library.projection(0.5 + 0.02 * torch.randn(5, 3, 4, 4))
         library.start_from_tokens(tokens)
         assert torch.allclose(library.projection(library.palette()), tokens, atol=1e-4)
 
