@@ -124,7 +124,7 @@ class Reconciler:
         try:
             await self.look()
         except Exception as error:  # the loop outlives every fault; a dead loop would leave a stale readiness
-            _log.exception("event=look_failed")
+            _log.exception("look_failed")
             self._see(self._is_registered, Fault(Code.BROKEN, f"the gateway's own fault: {error!r}"))
 
     async def look(self) -> None:
@@ -235,7 +235,7 @@ class Reconciler:
         try:
             return await self._torchserve.state(stage, (target,), timeout_s=_STATE_TIMEOUT_S)
         except PgnError as error:  # the canary has just been answered: no reason to call it ill
-            _log.warning("event=no_state stage=%s cause=%r", stage, error.message)
+            _log.warning("no_state", extra={"stage": stage, "cause": error.message})
             return None
 
     def _judge_states(self, states: Sequence[StageState]) -> list[Fault]:
@@ -264,9 +264,8 @@ class Reconciler:
         self.verdict.update(faults)
         if {fault.code for fault in faults} != before:
             level = logging.INFO if before else logging.WARNING  # until now all was well
-            _log.log(
-                level, "event=faults ready=%s faults=%r", self.readiness.is_ready, [str(fault) for fault in faults]
-            )
+            seen = {"ready": self.readiness.is_ready, "faults": [str(fault) for fault in faults]}
+            _log.log(level, "faults", extra=seen)
         self._metrics.ready.set(self.readiness.is_ready)
         for code in Code:
             self._metrics.faults.labels(code.value).set(any(fault.code is code for fault in faults))

@@ -274,7 +274,7 @@ class TorchServe:
             cause = await _why_once_more(attempts[0], self._lines[stage], sent, deadline)
             if cause is None or not deadline.left_s():
                 return attempts[0].result()
-            _log.warning("event=retry stage=%s cause=%r", stage, cause.message)
+            _log.warning("retry", extra={"stage": stage, "cause": cause.message})
             self._count_retry(stage)
             if isinstance(cause, DeadlineExceeded):
                 self._count_lost(stage)
