@@ -34,7 +34,7 @@ from pgn.errors import MessageInvalid, PgnError, from_wire
 
 SCHEMA: Final = 1
 MAX_TARGETS: Final = 64
-CANARY_ID: Final = "canary"
+CANARY_ID: Final = "(canary)"  # brackets: no client may give its request this id
 """Id of the gateway's own request, by which it sees whether the stages answer: its image is nobody's."""
 
 

@@ -24,7 +24,7 @@ from pgn.gateway.replies import Reply, check_answer, check_features, merge, read
 from pgn.gateway.split import split
 from pgn.gateway.upstream import TorchServe
 from pgn.images import Pixels, read_prompted, read_square
-from pgn.message import Message, Request, Target, encode
+from pgn.message import CANARY_ID, Message, Request, Target, encode
 
 _MESSAGES_AT_ONCE: Final = 2  # of one request: one at each stage
 
@@ -139,7 +139,7 @@ class Answerer:
     async def canary(self, target: Target, deadline: Deadline) -> None:
         """Answer a grey square through both stages for real; raises as `answer` does."""
         size = self._preprocess.size
-        request = Request(id="canary", targets=(target,), reply="prompts")
+        request = Request(id=CANARY_ID, targets=(target,), reply="prompts")
         await self._through_stages(request, np.full((1, size, size, 3), 128, np.uint8), deadline)
 
 

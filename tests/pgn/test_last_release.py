@@ -55,11 +55,9 @@ def test_a_bundle_is_read_and_answers_as_it_did() -> None:
     np.testing.assert_allclose(scores.numpy(), expected()["scores"], atol=1e-5)
 
 
-def test_a_request_is_read_as_it_was_meant() -> None:
-    """The gateway of the last release may ask the stages of this one."""
-    message = decode((FOLDER / "request.message").read_bytes())
-    target = Target(dataset="pets", digest=expected()["digest"])
-    assert message.request == Request(
+def _request(target: Target) -> Request:
+    """What was asked then."""
+    return Request(
         id="the-id",
         targets=(target,),
         top_k=3,
@@ -68,6 +66,13 @@ def test_a_request_is_read_as_it_was_meant() -> None:
         traceparent=TRACE,
         expires_at=4102444800.0,
     )
+
+
+def test_a_request_is_read_as_it_was_meant() -> None:
+    """The gateway of the last release may ask the stages of this one."""
+    message = decode((FOLDER / "request.message").read_bytes())
+    target = Target(dataset="pets", digest=expected()["digest"])
+    assert message.request == _request(target)
     assert message.images is not None
     assert (message.images.dtype, message.images.shape) == (np.uint8, (2, 32, 32, 3))
     assert hashlib.sha256(message.images.tobytes()).hexdigest() == expected()["pixels"]
@@ -112,15 +117,7 @@ def _write(folder: Path) -> None:
     path = make_bundle(folder, "pets", "ab" * 32, seed=1)
     bundle = read_bundle(path)
     target = Target(dataset="pets", digest=bundle.digest)
-    request = Request(
-        id="the-id",
-        targets=(target,),
-        top_k=3,
-        reply="prompts",
-        embedding=True,
-        traceparent=TRACE,
-        expires_at=4102444800.0,
-    )
+    request = _request(target)
     images = SQUARES[:2]
     with torch.inference_mode():
         prompts = load_generator(bundle)(Normalise(TOY_PREPROCESS)(torch.from_numpy(images))).numpy()

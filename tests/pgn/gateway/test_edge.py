@@ -18,6 +18,8 @@ from pgn.gateway.draining import Draining
 from pgn.gateway.edge import Edge, error_response
 from pgn.gateway.keys import Principal
 from pgn.gateway.metrics import Metrics
+from pgn.message import CANARY_ID
+from tests.pgn.gateway.conftest import RunningGateway
 
 
 def run(
@@ -148,3 +150,9 @@ def test_by_default_requests_are_not_logged(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         run(answer, Metrics())
     assert not caplog.records
+
+
+def test_no_client_passes_for_the_gateways_canary(gateway: RunningGateway) -> None:
+    """Canaries are left out of drift and counts; whoever could take their id would be left out, too."""
+    answer = gateway.http.get("/livez", headers={"X-Request-Id": CANARY_ID})
+    assert answer.headers["x-request-id"] != CANARY_ID
