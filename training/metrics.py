@@ -34,7 +34,10 @@ class TrainingMetrics:
         self._epoch = gauge("epoch", "Epochs finished.")
         self._speed = gauge("images_per_second", "Training images a second, over the epoch so far.")
         self._rate = gauge("learning_rate", "Rate of each group of parameters, by its number.", "group")
-        self._progress = gauge("last_progress_timestamp_seconds", "When a step was last done, as Unix time.")
+        self._progress = gauge(
+            "last_progress_timestamp_seconds", "When a step or a validation was last done, or the run began: Unix time."
+        )
+        self._progress.set(time.time())  # 0 would be a run that has stood still since 1970, until its first step
         gauge("planned_steps", "Optimiser steps of the whole run, unless validation stops it.").set(steps)
         try:
             self._server, self._thread = start_http_server(port, registry=registry)

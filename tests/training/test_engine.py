@@ -42,6 +42,28 @@ def test_bfloat16_is_autocasts_choice_alone(make_config: MakeConfig) -> None:
     assert result.dtype == torch.float32
 
 
+def test_attention_on_a_cpu_is_not_the_fused_kernel(make_config: MakeConfig) -> None:
+    """In bfloat16 its backward pass takes longer than all else in a small ViT."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            half = tokens.bfloat16()
+            return torch.nn.functional.scaled_dot_product_attention(half, half, half)
+
+    tokens = torch.zeros(1, 1, 4, 8, requires_grad=True)
+    assert "Flash" in Attention()(tokens).grad_fn.name()
+    fabric = launch(make_config(bf16=True))
+    if fabric.device.type != "cpu":
+        pytest.skip("this machine has a GPU, whose fused kernels are fast")
+    names, todo = set(), [fabric.setup_module(Attention())(tokens).grad_fn]
+    while todo:
+        node = todo.pop()
+        names.add(node.name())
+        todo += [before for before, _ in node.next_functions if before is not None]
+    assert "BmmBackward0" in names
+    assert not any("Flash" in name for name in names)
+
+
 def test_micro_batches_have_to_be_shared_evenly(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one process would wait for the other at every step, or the result depend on their number."""
     config = make_config(accumulate=3)
