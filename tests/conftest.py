@@ -45,7 +45,7 @@ def mixed_store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """
     root = tmp_path_factory.mktemp("mixed") / "store"
     store = make_store(root, ["flowers", "pets", "broken", "lost"])
-    store.add(make_bundle(root / "made", "shapes", read_index(root).backbone, seed=7, num_prompts=2))
+    store.publish(make_bundle(root / "made", "shapes", read_index(root).backbone, seed=7, num_prompts=2))
     foreign = read_bundle(make_bundle(root / "datasets" / "foreign", "foreign", "f" * 64, seed=8))
     index = change_index(root, lambda index: index.with_bundle("foreign", foreign.digest))
     broken, lost = (store.bundle_path(name, index.datasets[name].versions[0].digest) for name in ("broken", "lost"))

@@ -78,7 +78,7 @@ def trained(clip: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     path = train(config)
     store = LocalStore(folder / "store")
-    store.add(path)
+    store.publish(path)
     return Trained(store, backbone, read_bundle(path))
 
 

@@ -105,7 +105,7 @@ def make_store(root: Path, datasets: Sequence[str], *, seed: int = 0) -> LocalSt
     store = LocalStore(root)
     for number, dataset in enumerate(datasets):
         path = make_bundle(root / "made", dataset, backbone, seed=seed + number, num_classes=3 + number % 3)
-        store.add(path)
+        store.publish(path)
     return store
 
 

@@ -72,10 +72,6 @@ class LocalStore:
             raise BundleCorrupt(f"bundle {bundle.version} has SHA-256 {bundle.digest}, the index says {digest}")
         return bundle
 
-    def add(self, bundle_file: Path) -> tuple[Bundle, Index]:
-        """Publish a file with all of its data set's traffic."""
-        return self.publish(bundle_file)
-
     def publish(
         self, bundle: bytes | Path, *, dataset: str | None = None, share: float = 1.0, signature: bytes | None = None
     ) -> tuple[Bundle, Index]:

@@ -82,7 +82,7 @@ def test_prompts_are_written_into_an_image(capsys: pytest.CaptureFixture[str], t
     store = make_store(tmp_path / "store", ["flowers"])
     backbone = next(digest for _, digest in store.backbones().values())
     bundle = make_bundle(tmp_path, "pixels", backbone, library="rgb")
-    store.add(bundle)
+    store.publish(bundle)
     image = tmp_path / "image.png"
     image.write_bytes(make_images(1)[0])
     for which in (["--dataset", "pixels"], ["--bundle", bundle]):

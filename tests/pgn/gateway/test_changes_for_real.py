@@ -137,7 +137,7 @@ def test_what_another_process_adds_is_served(
 ) -> None:
     """`pgn add` beside a running service: several images about it are answered in their order."""
     versions = Versions(served[0], tmp_path, "wrens", 1)
-    served[0].add(versions.paths[0])
+    served[0].publish(versions.paths[0])
     wait_until(lambda: gateways[0].post(IMAGES[0], "wrens").status_code == 200)
     response = gateways[0].http.post("/v1/datasets/wrens/predict?embedding=true", **as_form(IMAGES))
     results = response.json()["results"]

@@ -41,7 +41,7 @@ def make(store: LocalStore, dataset: str, seed: int) -> tuple[Path, str]:
 def publish(store: LocalStore, dataset: str, seed: int) -> str:
     """What `pgn add` does from another process; the digest."""
     path, digest = make(store, dataset, seed)
-    store.add(path)
+    store.publish(path)
     return digest
 
 
@@ -103,8 +103,8 @@ def test_a_new_data_set_is_asked_only_once_both_stages_hold_it(
     scripted.state["revision"] = read_index(own_store.root).revision
     (owls_file, owls), (birds_file, birds) = make(own_store, "owls", 50), make(own_store, "birds", 51)
     scripted.lacks |= {owls, birds}
-    own_store.add(birds_file)
-    own_store.add(owls_file)
+    own_store.publish(birds_file)
+    own_store.publish(owls_file)
 
     wait_until(lambda: "owls" in gateway.gateway.catalog.datasets)
     response = gateway.post(IMAGE, "owls")

@@ -84,7 +84,7 @@ def test_a_store_with_nothing_to_serve_is_told(tmp_path: Path, capfd: pytest.Cap
     """With the reason for each data set that is not served."""
     store = LocalStore(tmp_path / "store")
     path = make_bundle(tmp_path, "pets", make_backbone(store.root / "backbones" / "toy"))
-    bundle, _ = store.add(path)
+    bundle, _ = store.publish(path)
     store.bundle_path("pets", bundle.digest).unlink()
     with pytest.raises(SetupError, match="no data set that can be served"):
         serve(make_settings(store.root, tmp_path / "config"))

@@ -94,7 +94,7 @@ class TestHolding:
     def test_of_several_versions_the_one_with_the_largest_share_answers(self, tmp_path: Path) -> None:
         """A version on trial is asked for by its digest alone."""
         store = make_store(tmp_path, ["pets"])
-        trial, _ = store.add(make_bundle(tmp_path / "made", "pets", read_index(tmp_path).backbone, seed=5))
+        trial, _ = store.publish(make_bundle(tmp_path / "made", "pets", read_index(tmp_path).backbone, seed=5))
         (main,) = read_index(tmp_path).datasets["pets"].previous
         shares = (Version(digest=trial.digest, share=0.1), Version(digest=main, share=0.9))
         index = change_index(tmp_path, lambda index: naming(index, "pets", *shares))
@@ -130,7 +130,7 @@ class Followed:
     def publish(self, dataset: str, seed: int) -> str:
         """A new bundle, served from the next revision on; returns its digest."""
         path = make_bundle(self.store.root / "made", dataset, self.backbone, seed=seed)
-        return self.store.add(path)[0].digest
+        return self.store.publish(path)[0].digest
 
     def remove(self, dataset: str) -> None:
         self.store.remove(dataset)

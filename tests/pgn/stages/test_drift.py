@@ -151,7 +151,7 @@ class TestStage:
         stage = PgnStage.load(Settings(store=store.root, deadline_s=1e-9), torch.device("cpu"))
         stage.answer([ask("a", ["pets"])])
         (old,) = stage.drift.drift()
-        new, _ = store.add(make_bundle(store.root / "made", "pets", read_index(store.root).backbone, seed=4))
+        new, _ = store.publish(make_bundle(store.root / "made", "pets", read_index(store.root).backbone, seed=4))
         stage.bank.refresh()
         stage.bank.refresh()  # the grace is over
         stage.answer([ask("a", ["pets"])])

@@ -124,7 +124,7 @@ def test_bundles_come_and_go_beside_running_passes(tmp_path: Path) -> None:
         thread = threading.Thread(target=keep_asking)
         thread.start()
         for path in made:
-            bundle, _ = store.add(path)
+            bundle, _ = store.publish(path)
             key = ("pets", bundle.digest)
             wait_until(lambda key=key: all(key in stage.bank.snapshot.held for stage in stages), "the new version")
         ending.set()

@@ -94,7 +94,7 @@ def test_a_replaced_version_is_leaving_until_its_grace_is_over(tmp_path: Path) -
     """What costs memory is shown, also when nobody is meant to ask it any more."""
     store = make_store(tmp_path, ["pets"])
     stages = Stages(Settings(store=store.root, deadline_s=100))
-    store.add(make_bundle(store.root / "made", "pets", read_index(store.root).backbone, seed=4))
+    store.publish(make_bundle(store.root / "made", "pets", read_index(store.root).backbone, seed=4))
     stages.pgn.bank.refresh()
     assert stages.value("pgn_bank_versions", state="ready") == 1
     assert stages.value("pgn_bank_versions", state="leaving") == 1

@@ -74,7 +74,7 @@ def test_one_forward_pass_for_each_version(stage: PgnStage, monkeypatch: pytest.
 def rgb_store(tmp_path: Path) -> LocalStore:
     """A store with a data set of each library."""
     store = make_store(tmp_path, ["latent"])
-    store.add(make_bundle(tmp_path / "made", "rgb", read_index(tmp_path).backbone, seed=3, library="rgb"))
+    store.publish(make_bundle(tmp_path / "made", "rgb", read_index(tmp_path).backbone, seed=3, library="rgb"))
     return store
 
 

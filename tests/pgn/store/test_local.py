@@ -86,7 +86,7 @@ def test_a_newer_bundle_takes_over_and_the_old_one_stays(store, tmp_path):
     """Going back needs the old file."""
     before = read_index(store.root)
     path = make_bundle(tmp_path, "digits", before.backbone, seed=9)
-    bundle, index = store.add(path)
+    bundle, index = store.publish(path)
     assert index.revision == before.revision + 1
     assert served(store, "digits") == bundle.digest
     assert index.datasets["digits"].previous == (before.datasets["digits"].versions[0].digest,)
@@ -97,7 +97,7 @@ def test_adding_copies_the_bytes(store, tmp_path):
     """The store does not depend on where a bundle was trained."""
     path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
     data = path.read_bytes()
-    bundle, _ = store.add(path)
+    bundle, _ = store.publish(path)
     path.unlink()
     assert store.bundle_path("digits", bundle.digest).read_bytes() == data
 
@@ -107,7 +107,7 @@ def test_a_bundle_for_another_backbone_is_not_taken_in(store, tmp_path):
     other = make_backbone(store.root / "backbones" / "other", seed=1, name="other")
     before = read_index(store.root)
     with pytest.raises(BundleIncompatible):
-        store.add(make_bundle(tmp_path, "digits", other))
+        store.publish(make_bundle(tmp_path, "digits", other))
     assert read_index(store.root) == before
 
 
@@ -115,7 +115,7 @@ def test_a_bundle_without_its_backbone_is_not_taken_in(store, tmp_path):
     """It could never answer."""
     (store.root / "index.json").unlink()
     with pytest.raises(BackboneInvalid, match="no backbone cdcdcd"):
-        store.add(make_bundle(tmp_path, "digits", "cd" * 32))
+        store.publish(make_bundle(tmp_path, "digits", "cd" * 32))
     assert not (store.root / "index.json").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_bundle_is_not_taken_in(store, tmp_path):
     path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleCorrupt):
-        store.add(path)
+        store.publish(path)
     assert read_index(store.root).revision == 2
 
 
@@ -132,7 +132,7 @@ def test_a_renamed_bundle_is_not_taken_in(store, tmp_path):
     """A store's names are promises about content."""
     path = make_bundle(tmp_path, "digits", read_index(store.root).backbone)
     with pytest.raises(BundleInvalid, match="is not named"):
-        store.add(path.rename(tmp_path / "mine.safetensors"))
+        store.publish(path.rename(tmp_path / "mine.safetensors"))
 
 
 def test_one_damaged_bundle_leaves_the_others_readable(store):
@@ -166,7 +166,7 @@ def test_a_damaged_index_stops_an_addition(store, tmp_path):
     path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
     (store.root / "index.json").write_text("{")
     with pytest.raises(IndexInvalid):
-        store.add(path)
+        store.publish(path)
     assert (store.root / "index.json").read_text() == "{"
 
 
