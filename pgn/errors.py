@@ -229,6 +229,14 @@ class StoreRefused(ServiceError):
     default_hint = "docs/s3.md has the rights that each role needs"
 
 
+class StoreReadOnly(ServiceError):
+    """The folder of the model store cannot be written by this process."""
+
+    code = "store.read_only"
+    retryable = False
+    default_hint = "publish to the bucket that it follows (docs/s3.md), or where the folder can be written"
+
+
 class DeadlineExceeded(ServiceError):
     """No answer within the request's deadline."""
 

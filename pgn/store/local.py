@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Final
 
 from pgn.backbone_spec import SPEC_FILE, BackboneSpec, read_spec
 from pgn.bundle import Bundle, file_name, read_bundle, write_atomically
-from pgn.errors import BackboneInvalid, BundleCorrupt, BundleIncompatible, SetupError
+from pgn.errors import BackboneInvalid, BundleCorrupt, BundleIncompatible, SetupError, StoreReadOnly
 from pgn.index import Index, change_index, read_index
 from pgn.store.incoming import Incoming, full_disk_is_told, receive
 from pgn.store.signing import Verifier, signature_path
@@ -108,11 +109,16 @@ class LocalStore:
                 f"{self.root} follows a bucket, which would undo the change",
                 hint="name the bucket with PGN_REMOTE or --remote, or another folder with --store",
             )
-        with full_disk_is_told(self.root):
-            self.sweep()
-            return change_index(
-                self.root, change, new=new, after=lambda old, index: self.delete(old.kept() - index.kept())
-            )
+        try:
+            with full_disk_is_told(self.root):
+                self.sweep()
+                return change_index(
+                    self.root, change, new=new, after=lambda old, index: self.delete(old.kept() - index.kept())
+                )
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise StoreReadOnly(f"{self.root} cannot be written: {error.strerror}") from error
+            raise
 
     def place(self, incoming: Incoming) -> bool:
         """Put the files where the index will name them; False if they are there already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgn.errors import UsageError
+from pgn.errors import SetupError, UsageError
 from training.compare.gather import TABLE_FILE, write_summary
 from training.compare.grid import Cell, find_grid, read_grid, shared_out
 from training.compare.runner import error_of, result_of, run_cells, top1
@@ -34,13 +34,16 @@ def compare(
 
     Raises:
         UsageError: The grid makes no sense; no such part or cell; finished cells had other options.
-        DiskFull: There is no room.
+        SetupError: The one cell failed, so whoever started it can try again. DiskFull: There is no room.
     """
     file, folder = _places(grid, out)
     opened = read_grid(file)
+    cells = _chosen(opened.cells(), only, index) if run else ()
     if run:
-        run_cells(_chosen(opened.cells(), only, index), folder, data_dir, minutes=minutes)
+        run_cells(cells, folder, data_dir, minutes=minutes)
     write_summary(opened, folder, command=f"pgn compare {grid}")
+    if index is not None and cells and (error := error_of(folder, cells[0])):
+        raise SetupError(f"cell {index}, {cells[0].name}, failed: {error}")
     return folder / TABLE_FILE
 
 

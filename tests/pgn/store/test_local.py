@@ -19,6 +19,7 @@ from pgn.errors import (
     BundleMissing,
     DiskFull,
     IndexInvalid,
+    StoreReadOnly,
 )
 from pgn.index import read_index
 from pgn.store.local import LocalStore
@@ -185,6 +186,18 @@ def test_a_full_disk_is_told_and_costs_nothing(store, tmp_path, monkeypatch):
     assert read_index(store.root) == before
     assert len(list((store.root / "datasets" / "digits").iterdir())) == 1
     assert store.publish(path)[1].revision == before.revision + 1
+
+
+def test_a_store_that_is_mounted_read_only_says_so(store, tmp_path, monkeypatch):
+    """As the stores of replicas are that serve what their image holds; whoever publishes there learns where to."""
+    path = make_bundle(tmp_path, "digits", read_index(store.root).backbone, seed=9)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("fcntl.flock", refuse)  # the first thing that a change does there
+    with pytest.raises(StoreReadOnly, match="cannot be written: Read-only file system"):
+        store.publish(path)
 
 
 def test_what_cannot_be_deleted_does_not_undo_the_change(store, caplog):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgn.errors import UsageError
+from pgn.errors import SetupError, UsageError
 from tests.training.compare.conftest import GRID
 from training.compare import runner
 from training.compare.command import compare, list_cells
@@ -56,6 +56,13 @@ def test_a_cell_that_there_is_not_is_refused(file: str, tmp_path: Path) -> None:
     """A job with too many pods says so."""
     with pytest.raises(UsageError, match="there is no cell 8"):
         compare(file, tmp_path / "out", tmp_path, index=8)
+
+
+def test_a_cell_that_fails_alone_fails_the_command(file: str, tmp_path: Path) -> None:
+    """An indexed job tries it again; a command of many cells goes on with the others."""
+    with pytest.raises(SetupError, match=r"cell 5, cats\.linear\.s1, failed: .*cats\.tar"):
+        compare(file, tmp_path / "out", tmp_path, index=5)
+    compare(file, tmp_path / "out", tmp_path, only="2/4")
 
 
 def test_the_list_says_how_far_each_cell_is(file: str, finish: Finish, tmp_path: Path) -> None:
