@@ -138,7 +138,7 @@ def test_the_command_writes_both_tables(
     monkeypatch.setattr("sys.argv", ["inversion", *map(str, words)])
     inversion.main()
     printed = capsys.readouterr().out
-    assert printed == (tmp_path / "out/inversion.md").read_text()
+    assert (tmp_path / "out/inversion.md").read_text().endswith(f" --limit 4\n\n{printed}")
     assert len(printed.splitlines()) == 4
     assert len((tmp_path / "out/inversion.csv").read_text().splitlines()) == 1 + 2 * len(WAYS)
 
