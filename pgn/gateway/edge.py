@@ -119,8 +119,7 @@ class Edge:
         route = scope.get("route")
         endpoint = "unknown" if route is None else route.name
         dataset = scope["state"].get("dataset", NO_DATASET)
-        self.metrics.requests.labels(endpoint, dataset, str(status)).inc()
-        self.metrics.request_seconds.labels(endpoint).observe(seconds)
+        self.metrics.answered(endpoint, dataset, status, seconds)
         if "error" in scope["state"]:
             self.metrics.errors.labels(scope["state"]["error"]).inc()
 

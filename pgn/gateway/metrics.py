@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,6 +19,11 @@ from pgn.shared_metrics import exposition
 NO_DATASET: Final = ""
 """The label of a request that asked no data set of the index; a name that a client made up is never a label."""
 SEVERAL_DATASETS: Final = "several"
+PREDICTIONS: Final = ("predict", "predict_several", "predict_prompted")
+"""The end points that answer predictions: the service's objectives are about these."""
+
+Outcome = Literal["ok", "refused", "failed"]
+_STAGES: Final = ("pgn", "vit")
 
 # Half a millisecond to the deadline's order of magnitude; a lone request takes about 6 ms on a CPU.
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -36,7 +41,10 @@ class Metrics:
             registry=self.registry,
         )
         self.request_seconds = self._histogram(
-            "pgn_request_seconds", "From a request's first byte to its answer.", "endpoint"
+            "pgn_request_seconds",
+            'From a request\'s first byte to its answer. The outcome is "ok", "refused" (4xx, or the client left) '
+            'or "failed" (5xx).',
+            *("endpoint", "outcome"),
         )
         self.stage_seconds = self._histogram(
             "pgn_stage_seconds", "One answer of a stage, queue, retry and canaries included.", "stage"
@@ -120,6 +128,18 @@ class Metrics:
             "pgn_changes", "Administrative changes, by what came of them.", ("act", "outcome"), registry=self.registry
         )
         self.datasets = self._gauge("pgn_datasets", "Data sets of the index, by state.", "livemostrecent", "state")
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what alerts count before it happens: a rate never sees the event with which its series appears."""
+        for endpoint in PREDICTIONS:
+            for outcome in get_args(Outcome):
+                self.request_seconds.labels(endpoint, outcome)
+        for stage in _STAGES:
+            self.retries.labels(stage)
+            self.lost_replies.labels(stage)
+        for whom in ("index", "stages"):
+            self.follow_errors.labels(whom)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=_BUCKETS, registry=self.registry)
@@ -134,9 +154,20 @@ class Metrics:
         self.info.labels(pgn.__version__, backbone[:16]).set(1)
         self.in_flight_limit.set(max_in_flight)
 
+    def answered(self, endpoint: str, dataset: str, status: int, seconds: float) -> None:
+        """A request was answered with this HTTP status; 0 if it had no answer at all."""
+        self.requests.labels(endpoint, dataset, str(status)).inc()
+        self.request_seconds.labels(endpoint, _outcome_of(status)).observe(seconds)
+
     def exposition(self) -> bytes:
         """All values in Prometheus' text format, those of the stages and the other workers too if they are shared."""
         return exposition(self.registry)
+
+
+def _outcome_of(status: int) -> Outcome:
+    if 400 <= status < 500:
+        return "refused"
+    return "ok" if 0 < status < 400 else "failed"
 
 
 @contextmanager

@@ -43,6 +43,13 @@ def test_a_step_and_an_epoch_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert later["pgn_training_epoch",] == 1
 
 
+def test_a_run_that_has_just_begun_has_not_stalled() -> None:
+    """The first step can take minutes, and an alert compares the time of the last one with now."""
+    before = time.time()
+    with TrainingMetrics(0, steps=8) as metrics:
+        assert _scrape(metrics.port)["pgn_training_last_progress_timestamp_seconds",] >= before
+
+
 def test_a_taken_port_is_named() -> None:
     """Before the first step."""
     with TrainingMetrics(0, steps=1) as metrics, pytest.raises(PortTaken, match=f"on port {metrics.port}"):

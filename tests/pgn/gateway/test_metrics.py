@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pgn.gateway.metrics import PREDICTIONS, Metrics
+from pgn.gateway.routes_predict import router
 from pgn.gateway.sync_metrics import sync_exposition
 from pgn.settings import Settings
 from pgn.store.local import SYNC_FILE, LocalStore
@@ -87,6 +89,49 @@ def test_every_refusal_is_counted_by_its_code(gateway: RunningGateway) -> None:
     for code in ("dataset.unknown", "request.empty"):
         key = ("pgn_errors_total", (code,))
         assert after[key] == before.get(key, 0) + 1
+
+
+def test_the_time_of_good_answers_is_not_mixed_with_that_of_refusals(gateway: RunningGateway) -> None:
+    """A refusal takes no time: counted together, a service that refuses everybody would be the quickest."""
+    before = samples(gateway)
+    gateway.post(IMAGE)
+    gateway.post(IMAGE, "invented")
+    after = samples(gateway)
+    for outcome in ("ok", "refused"):
+        key = ("pgn_request_seconds_count", tuple(sorted(("predict", outcome))))
+        assert after[key] == before[key] + 1
+
+
+def test_what_alerts_count_is_shown_before_it_happens() -> None:
+    """A rate never sees the event with which its series appears, and the first failures may be the only ones."""
+    found = {
+        (sample.name, *sample.labels.values())
+        for family in text_string_to_metric_families(Metrics().exposition().decode())
+        for sample in family.samples
+    }
+    for endpoint in PREDICTIONS:
+        for outcome in ("ok", "refused", "failed"):
+            assert ("pgn_request_seconds_count", endpoint, outcome) in found
+    for stage in ("pgn", "vit"):
+        assert ("pgn_lost_replies_total", stage) in found
+        assert ("pgn_upstream_retries_total", stage) in found
+    for whom in ("index", "stages"):
+        assert ("pgn_follow_errors_total", whom) in found
+
+
+def test_the_end_points_of_predictions_are_those_of_the_routes() -> None:
+    """The objectives are about all of them, also about one that is added."""
+    assert sorted(PREDICTIONS) == sorted(route.name for route in router.routes)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(200, "ok"), (429, "refused"), (499, "refused"), (503, "failed"), (0, "failed")]
+)
+def test_only_what_the_service_could_not_do_has_failed(status: int, outcome: str) -> None:
+    """A client's own mistakes use up nobody's error budget; no answer at all does."""
+    metrics = Metrics()
+    metrics.answered("predict", "", status, 0.1)
+    assert f'pgn_request_seconds_count{{endpoint="predict",outcome="{outcome}"}} 1.0' in metrics.exposition().decode()
 
 
 def test_what_the_gateway_accepts_and_which_one_it_is_are_shown(gateway: RunningGateway) -> None:
