@@ -22,7 +22,7 @@ from pgn.images import DEFAULT_MAX_PIXELS
 class Settings(BaseSettings):
     """What an operator may set. Environment variables carry the prefix `PGN_`, flags win over them."""
 
-    model_config = SettingsConfigDict(env_prefix="PGN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="PGN_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     store: Path = Field(Path("model_store"), description="folder of the model store")
     remote: str | None = Field(

@@ -40,6 +40,12 @@ class TestSettings:
         assert load_settings(port=9001).port == 9001
         assert load_settings(port=None).port == 9000
 
+    def test_an_empty_variable_is_none(self, monkeypatch):
+        """Manifests and compose files empty a variable to take it back; it must not become the folder `.`."""
+        for name in ("PGN_KEYS", "PGN_PORT"):
+            monkeypatch.setenv(name, "")
+        assert (load_settings().keys, load_settings().port) == (None, 8000)
+
     def test_every_fault_is_told_at_once(self, monkeypatch):
         """One start shows all that has to be mended, with the value that was met."""
         monkeypatch.setenv("PGN_PORT", "http")
