@@ -231,7 +231,7 @@ def _make_root(folder: Path, image: Image, mounts: Sequence[Mount]) -> str:
     for each in sorted(mounts, key=lambda mount: mount.path):  # what lies in another comes after it
         bind(each.source, each.path, each.read_only)
     lines += [
-        f"{mount} -o remount,bind,ro {folder}",  # the mount, not the file system: that refuses its owner's options again
+        f"{mount} -o remount,bind,ro {folder}",  # not the file system, which refuses its options a second time
         f"{pivot} . {_OLD_ROOT}",
         f"{umount} --lazy /{_OLD_ROOT}",
     ]
