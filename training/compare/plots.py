@@ -64,7 +64,8 @@ def _prices(axes: Axes, summary: Summary, fraction: float) -> None:
         axes.annotate(row, (parameters, 100 * value), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("symlog", linthresh=1000)
     axes.margins(x=0.15)
-    axes.set(xlabel="trained parameters, head included", ylabel=f"test top-1, %, mean of {len(sets)} sets")
+    of = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
+    axes.set(xlabel="trained parameters, head included", ylabel=f"test top-1, %, {of}")
     axes.set_title("accuracy and its price", loc="left")
 
 
