@@ -23,6 +23,7 @@ from pgn.gateway.layers import add_layers
 from pgn.gateway.metrics import Metrics
 from pgn.settings import Settings
 from tests.pgn.gateway.conftest import StartGateway
+from tests.servers import wait_until
 from tests.toys import make_images
 
 
@@ -331,6 +332,7 @@ def test_a_reload_under_load_refuses_no_good_key(start_gateway: StartGateway, tm
 
     thread = threading.Thread(target=ask)
     thread.start()
+    wait_until(lambda: bool(statuses), "the first answer")
     for number in range(20):
         new_key(file, f"other-{number}")
     done.set()
