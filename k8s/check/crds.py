@@ -65,14 +65,24 @@ class _Namespaces(_Strict):
     match_names: list[str] = []
 
 
-class PodMonitor(_Strict):
-    """Scrapes pods, ready or not."""
-
+class _Monitor(_Strict):
     selector: _Selector
     namespace_selector: _Namespaces | None = None
     job_label: str | None = None
     pod_target_labels: list[str] = []
     sample_limit: Annotated[int, Field(gt=0)] | None = None
+
+
+class ServiceMonitor(_Monitor):
+    """Scrapes the pods behind Services, ready or not."""
+
+    target_labels: list[str] = []
+    endpoints: list[_Endpoint] = Field(min_length=1)
+
+
+class PodMonitor(_Monitor):
+    """Scrapes pods, ready or not."""
+
     pod_metrics_endpoints: list[_Endpoint] = Field(min_length=1)
 
 
@@ -253,6 +263,7 @@ class HTTPRoute(_Strict):
 
 
 KNOWN: Final[dict[tuple[str, str], type[BaseModel]]] = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): ServiceMonitor,
     ("monitoring.coreos.com/v1", "PodMonitor"): PodMonitor,
     ("monitoring.coreos.com/v1", "PrometheusRule"): PrometheusRule,
     ("keda.sh/v1alpha1", "ScaledObject"): ScaledObject,

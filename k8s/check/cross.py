@@ -340,10 +340,9 @@ def paths_exist(objects: Sequence[Object]) -> Iterator[str]:
         for kind, probe in container.probes.items()
         if "httpGet" in probe
     ]
-    for each in of_kind(objects, "PodMonitor"):
-        if each["metadata"]["name"] != "pgn-train":  # a training has one page, whatever the path
-            paths = [endpoint.get("path", "/metrics") for endpoint in each["spec"]["podMetricsEndpoints"]]
-            asked += [(f"PodMonitor/{each['metadata']['name']}", path) for path in paths]
+    for each in of_kind(objects, "ServiceMonitor"):
+        paths = [endpoint.get("path", "/metrics") for endpoint in each["spec"]["endpoints"]]
+        asked += [(f"ServiceMonitor/{each['metadata']['name']}", path) for path in paths]
     routes = gateway_paths()
     yield from (f"{who} asks {path}, which the gateway does not have" for who, path in asked if path not in routes)
 

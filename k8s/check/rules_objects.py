@@ -60,6 +60,18 @@ def selectors_match(objects: Sequence[Object]) -> Iterator[str]:
         selector = each["spec"].get("selector" if each["kind"] == "PodDisruptionBudget" else "podSelector", {})
         if not any(selects(selector, pod.labels) for pod in made):
             yield f"{label(each)} selects no pod"
+    for each in of_kind(objects, "ServiceMonitor"):
+        services = [
+            service
+            for service in of_kind(objects, "Service")
+            if selects(each["spec"]["selector"], service["metadata"].get("labels", {}))
+        ]
+        names = {port.get("name") for service in services for port in service["spec"]["ports"]}
+        if not services:
+            yield f"{label(each)} selects no Service"
+        for endpoint in each["spec"]["endpoints"]:
+            if endpoint["port"] not in names:
+                yield f"{label(each)}: no Service has port {endpoint['port']}"
     for each in of_kind(objects, "PodMonitor"):
         chosen_pods = [pod for pod in made if selects(each["spec"]["selector"], pod.labels)]
         ports = {name for pod in chosen_pods for name in pod.ports()}

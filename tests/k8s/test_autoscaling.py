@@ -15,7 +15,7 @@ from tests.k8s.promql import MONITORING, ROOT
 from tests.k8s.rendered import ALL, Combination, Object, find, render
 
 ADAPTER = yaml.safe_load((MONITORING / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
-MONITOR = yaml.safe_load((ROOT / "k8s/components/prometheus-operator/podmonitor.yaml").read_text())
+MONITOR = yaml.safe_load((ROOT / "k8s/components/prometheus-operator/servicemonitor.yaml").read_text())
 GPU, KEDA = Combination("overlays/gpu"), Combination("overlays/gpu", ("keda",))
 SERVING = [each for each in ALL if each.folder.startswith("overlays/")]
 
@@ -50,7 +50,7 @@ def test_the_adapter_feeds_the_metric_that_the_hpa_reads() -> None:
 
 def test_windows_hold_at_least_four_scrapes() -> None:
     """With fewer a late scrape leaves a hole, and without its metric nothing scales."""
-    scrapes = [endpoint["interval"] for endpoint in MONITOR["spec"]["podMetricsEndpoints"]]
+    scrapes = [endpoint["interval"] for endpoint in MONITOR["spec"]["endpoints"]]
     scrapes.append(yaml.safe_load((MONITORING / "prometheus.yaml").read_text())["global"]["scrape_interval"])
     queries = [rule["metricsQuery"] for rule in ADAPTER]
     queries += [trigger["metadata"]["query"] for trigger in find(KEDA, "ScaledObject")["spec"]["triggers"]]

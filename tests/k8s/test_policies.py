@@ -288,11 +288,23 @@ def test_a_gpu_that_is_asked_for_and_limited_differently_is_found() -> None:
 def test_a_monitor_of_nothing_is_found() -> None:
     """Prometheus is silent about it: no target, no metric, and no alert that is not about absence."""
     objects = render(OPERATOR)
-    monitor = the(objects, "PodMonitor", "pgn-serve")["spec"]
+    monitor = the(objects, "ServiceMonitor", "pgn-serve")["spec"]
+    monitor["endpoints"][0]["port"] = "web"
+    assert any("no Service has port web" in fault for fault in rules_objects.selectors_match(objects))
+    monitor["selector"]["matchLabels"] = {"app": "x"}
+    assert any(
+        "ServiceMonitor/pgn-serve selects no Service" in fault for fault in rules_objects.selectors_match(objects)
+    )
+
+
+def test_a_monitor_of_no_training_is_found() -> None:
+    """Trainings are behind no Service: their pods are selected themselves."""
+    objects = render(OPERATOR)
+    monitor = the(objects, "PodMonitor", "pgn-train")["spec"]
     monitor["podMetricsEndpoints"][0]["port"] = "web"
     assert any("no pod has port web" in fault for fault in rules_objects.selectors_match(objects))
     monitor["selector"]["matchLabels"] = {"app": "x"}
-    assert any("PodMonitor/pgn-serve selects no pod" in fault for fault in rules_objects.selectors_match(objects))
+    assert any("PodMonitor/pgn-train selects no pod" in fault for fault in rules_objects.selectors_match(objects))
 
 
 def test_a_quota_that_is_too_small_for_the_scaler_is_found() -> None:

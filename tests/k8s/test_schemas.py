@@ -36,7 +36,11 @@ def test_a_wrong_field_of_a_built_in_kind_is_found(change: dict[str, Any], fault
 
 @pytest.mark.parametrize(
     ("api", "kind"),
-    [("apps/v1", "Deploymnet"), ("autoscaling/v2beta2", "HorizontalPodAutoscaler"), ("example.com/v1", "PodMonitor")],
+    [
+        ("apps/v1", "Deploymnet"),
+        ("autoscaling/v2beta2", "HorizontalPodAutoscaler"),
+        ("example.com/v1", "ServiceMonitor"),
+    ],
 )
 def test_a_kind_that_nobody_knows_is_an_error(api: str, kind: str) -> None:
     """Misspelt, removed or foreign: the schemas' own tool would only warn, and end well."""
@@ -45,6 +49,16 @@ def test_a_kind_that_nobody_knows_is_an_error(api: str, kind: str) -> None:
 
 
 MONITOR = """
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata: {name: x}
+spec:
+  selector: {matchLabels: {app: x}}
+  endpoints:
+    - port: http
+      interval: 15s
+"""
+POD_MONITOR = """
 apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
 metadata: {name: x}
@@ -87,7 +101,7 @@ spec:
 """
 
 
-@pytest.mark.parametrize("text", [MONITOR, RULE, SCALED, ROUTE])
+@pytest.mark.parametrize("text", [MONITOR, POD_MONITOR, RULE, SCALED, ROUTE])
 def test_a_sound_custom_resource_passes(text: str) -> None:
     """Else the next test would prove nothing."""
     assert schemas.faults([yaml.safe_load(text)], "1.34") == []
@@ -96,10 +110,11 @@ def test_a_sound_custom_resource_passes(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "right", "wrong", "place"),
     [
-        (MONITOR, "interval", "intervall", "spec.podMetricsEndpoints.0.intervall"),
-        (MONITOR, "15s", "15 seconds", "spec.podMetricsEndpoints.0.interval"),
-        (MONITOR, "port: http", "port: 8000", "spec.podMetricsEndpoints.0.port"),
-        (MONITOR, "podMetricsEndpoints:", "endpoints:", "spec.endpoints"),
+        (MONITOR, "interval", "intervall", "spec.endpoints.0.intervall"),
+        (MONITOR, "15s", "15 seconds", "spec.endpoints.0.interval"),
+        (MONITOR, "port: http", "port: 8000", "spec.endpoints.0.port"),
+        (MONITOR, "endpoints:", "podMetricsEndpoints:", "spec.podMetricsEndpoints"),
+        (POD_MONITOR, "podMetricsEndpoints:", "endpoints:", "spec.endpoints"),
         (MONITOR, "matchLabels: {app: x}", "matchLabels: {}", "spec.selector.matchLabels"),
         (RULE, "for: 5m", "keepFiringFor: 5m", "spec.groups.0.rules.0.keepFiringFor"),
         (RULE, "alert: X", "record: x", "spec.groups.0.rules.0"),
