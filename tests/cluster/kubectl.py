@@ -58,8 +58,8 @@ class Kubectl:
         return list(json.loads(self.run(*words))["items"])
 
     def patch(self, kind: str, name: str, change: dict[str, Any], *, subresource: str = "") -> None:
-        """Merge a change into an object, or into a part of it that has its own rights."""
-        words = ["patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}"]
+        """Merge a change into a built-in object, lists by their keys, or into a part that has its own rights."""
+        words = ["patch", kind, name, "--type=strategic", f"--patch={json.dumps(change)}"]
         self.run(*words, *([f"--subresource={subresource}"] if subresource else []))
 
     def evict(self, pod: str) -> None:

@@ -11,6 +11,10 @@ SHARED = ("PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPoli
 """Objects of the cluster that tests leave where they are: all of them would make the same."""
 
 
+NODE_LABEL = "pgn-serve-tests"
+"""Nodes that a test makes carry it, with the test's namespace."""
+
+
 def in_namespace(objects: Iterable[Object], namespace: str) -> list[Object]:
     """The same objects in another namespace, the Namespace itself first."""
     moved = []
@@ -29,9 +33,18 @@ def for_stand_ins(objects: Iterable[Object], namespace: str) -> list[Object]:
     """In another namespace, with pods that no node is good enough for: nobody but the test says how they are."""
 
     def nowhere(workload: Object) -> None:
-        workload["spec"]["template"]["spec"]["nodeSelector"] = {"pgn-serve-tests": "nowhere"}
+        workload["spec"]["template"]["spec"]["nodeSelector"] = {NODE_LABEL: "nowhere"}
 
     return change(in_namespace(objects, namespace), "Deployment", nowhere)
+
+
+def for_nodes(objects: Iterable[Object], namespace: str) -> list[Object]:
+    """In another namespace, with pods that go to the test's own nodes only, if they go there at all."""
+
+    def here(workload: Object) -> None:
+        workload["spec"]["template"]["spec"]["nodeSelector"] = {NODE_LABEL: namespace}
+
+    return change(change(in_namespace(objects, namespace), "Deployment", here), "Job", here)
 
 
 def without_foreign(objects: Iterable[Object], served: Collection[tuple[str, str]]) -> list[Object]:

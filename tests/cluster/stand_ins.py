@@ -1,4 +1,4 @@
-"""Who a bare cluster lacks, and whom tests want to direct: kubelets that say that pods are ready, an API of metrics."""
+"""Who a bare cluster lacks, and whom tests want to direct: nodes, kubelets that say that pods are ready, metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from k8s.check.render import Object
 from tests.cluster.kubectl import Kubectl, Refused
+from tests.cluster.manifests import NODE_LABEL
 
 METRIC = "pgn_in_flight"
 API = "/apis/custom.metrics.k8s.io/v1beta1"
@@ -57,6 +58,91 @@ class Kubelets:
                         self._cluster.patch("pod", pod["metadata"]["name"], ready_status(), subresource="status")
 
 
+class GpuNodes:
+    """Nodes with one GPU each that nobody but pods of the namespace may use; a context manager.
+
+    Their kubelet starts what the scheduler binds to them, and ends what is deleted.
+
+    Args:
+        cluster: Whose namespace they are for.
+        count: How many, each in a zone of its own.
+    """
+
+    def __init__(self, cluster: Kubectl, count: int) -> None:
+        self._cluster = cluster
+        self.names = [f"{cluster.namespace}-{number}" for number in range(count)]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._cluster.apply(*(gpu_node(name, self._cluster.namespace) for name in self.names))
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # While there is still a kubelet to let go of them: pods of a node that is gone hold up the namespace's end.
+        self._cluster.run("delete", "job,deployment", "--all", "--cascade=foreground", "--timeout=30s")
+        self._stop.set()
+        self._thread.join()
+        self._cluster.run("delete", "node", *self.names, "--ignore-not-found")
+
+    def _run(self) -> None:
+        while True:
+            for name in self.names:
+                self._cluster.patch("node", name, node_status(), subresource="status")
+            for pod in self._cluster.find("pods"):
+                if pod["spec"].get("nodeName") in self.names:
+                    with suppress(Refused):  # it is gone by now
+                        self._tend(pod)
+            if self._stop.wait(0.5):
+                return
+
+    def _tend(self, pod: Object) -> None:
+        name = pod["metadata"]["name"]
+        if pod["status"]["phase"] == "Failed":
+            return  # said once: Jobs wait from then on before they try again
+        if "deletionTimestamp" in pod["metadata"]:
+            # What SIGTERM ended has failed; so says a kubelet, and then lets go of it.
+            ended = ready_status(ready=False)
+            ended["status"]["phase"] = "Failed"
+            self._cluster.patch("pod", name, ended, subresource="status")
+            self._cluster.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
+        elif not is_ready(pod):
+            self._cluster.patch("pod", name, ready_status(), subresource="status")
+
+
+def gpu_node(name: str, label: str) -> Object:
+    """A node as GPU nodes are: labelled and tainted."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {
+                NODE_LABEL: label,
+                "kubernetes.io/hostname": name,
+                "topology.kubernetes.io/zone": name,
+                "nvidia.com/gpu.present": "true",
+            },
+        },
+        "spec": {"taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]},
+    }
+
+
+def node_status() -> dict[str, Any]:
+    """What the kubelet of such a node writes, again and again."""
+    now = timestamp()
+    room = {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "200Gi", "pods": "100", "nvidia.com/gpu": "1"}
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "stand-in"}
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    return {"status": {"capacity": room, "allocatable": room, "conditions": [ready | times]}}
+
+
+def timestamp() -> str:
+    """Now, as Kubernetes writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def is_ready(pod: Object) -> bool:
     """Whether a pod's own conditions say so."""
     conditions = pod.get("status", {}).get("conditions", ())
@@ -65,7 +151,7 @@ def is_ready(pod: Object) -> bool:
 
 def ready_status(ready: bool = True) -> dict[str, Any]:
     """What a kubelet would write."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = timestamp()
     status = "True" if ready else "False"
     kinds = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
     conditions = [{"type": kind, "status": status, "lastTransitionTime": now} for kind in kinds]
@@ -159,7 +245,7 @@ class FedMetrics:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                found = answer(urlsplit(self.path).path)
+                found = answer(unquote(urlsplit(self.path).path))  # the HPA's controller writes * as %2A
                 body = json.dumps(found or {"kind": "Status", "code": 404}).encode()
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", "application/json")

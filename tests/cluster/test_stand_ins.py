@@ -14,8 +14,17 @@ import yaml
 from k8s.check import schemas
 from k8s.check.rules import RULES
 from tests.cluster.kubectl import Kubectl, Refused, apply_words, parse_resource
-from tests.cluster.manifests import change, for_stand_ins, in_namespace, quick_scaler, without_foreign
-from tests.cluster.stand_ins import API, FedMetrics, is_ready, metric_list, ready_status, write_certificate
+from tests.cluster.manifests import change, for_nodes, for_stand_ins, in_namespace, quick_scaler, without_foreign
+from tests.cluster.stand_ins import (
+    API,
+    FedMetrics,
+    gpu_node,
+    is_ready,
+    metric_list,
+    node_status,
+    ready_status,
+    write_certificate,
+)
 from tests.k8s.rendered import ALL, CPU, Combination, find, objects_of, render
 
 
@@ -40,6 +49,22 @@ def test_pods_for_stand_ins_fit_no_node() -> None:
     """A real kubelet, or one that is simulated, would contradict what the test says of them."""
     (deployment,) = (each for each in for_stand_ins(render(CPU), "elsewhere") if each["kind"] == "Deployment")
     assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {"pgn-serve-tests": "nowhere"}
+
+
+def test_pods_for_the_test_s_nodes_go_to_no_other() -> None:
+    """Serving and training alike: a real node must not be given a GPU pod that only a test wants."""
+    for combination in (CPU, Combination("training/grid")):
+        moved = for_nodes(render(combination), "elsewhere")
+        (workload,) = (each for each in moved if each["kind"] in ("Deployment", "Job"))
+        assert workload["spec"]["template"]["spec"]["nodeSelector"] == {"pgn-serve-tests": "elsewhere"}
+
+
+def test_a_node_of_a_test_is_a_sound_one_and_tainted() -> None:
+    """A pod of somebody else that landed there would never run."""
+    node = gpu_node("x", "elsewhere")
+    assert schemas.faults([node | node_status()], "1.34") == []
+    assert node["metadata"]["labels"]["pgn-serve-tests"] == "elsewhere"
+    assert node["spec"]["taints"][0]["effect"] == "NoSchedule"
 
 
 def test_a_quick_scaler_is_a_sound_one() -> None:
@@ -113,7 +138,7 @@ def test_fed_metrics_are_answered_over_https(tmp_path: Path) -> None:
 
         (resource,) = ask(API)["resources"]
         assert resource["name"] == "pods/pgn_in_flight"
-        found = ask(f"{API}/namespaces/elsewhere/pods/*/pgn_in_flight?labelSelector=x")
+        found = ask(f"{API}/namespaces/elsewhere/pods/%2A/pgn_in_flight?labelSelector=x")
         assert [(each["describedObject"]["name"], each["value"]) for each in found["items"]] == [
             ("a", "40"),
             ("b", "40"),
@@ -163,6 +188,9 @@ CALLS = {
     "rollout": lambda k: k.run("rollout", "status", "deployment/x", "--timeout=120s"),
     "undo": lambda k: k.run("rollout", "undo", "deployment/x"),
     "scale": lambda k: k.run("scale", "deployment/x", "--replicas=3"),
+    "delete several": lambda k: k.run("delete", "node", "x", "y", "--ignore-not-found"),
+    "delete kinds": lambda k: k.run("delete", "hpa,deployment", "x"),
+    "delete by force": lambda k: k.run("delete", "pod", "x", "--grace-period=0", "--force", "--wait=false"),
     "versions": lambda k: k.run("api-versions"),
 }
 
