@@ -35,12 +35,14 @@ _RESERVED: Final = {"dataset", "out", "seed", "fraction", "data_dir", "name", "r
 class SetEntry(BaseModel):
     """A column: which images, and options for every run on them (any of `pgn train`, written beside `dataset`).
 
-    `dataset` holds specs, several for a union; `{data}` in one stands for the folder of the images.
+    `dataset` holds specs, several for a union; `{data}` in one stands for the folder of the images. `at` holds options
+    for single shares of its training images: a few images need more epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     dataset: str | tuple[str, ...]
+    at: dict[float, Options] = {}
 
 
 class MethodEntry(BaseModel):
@@ -72,7 +74,7 @@ class Block(BaseModel):
 class Grid(BaseModel):
     """The whole file. Options of `recipe` and `common` hold for every run; the nearer word decides.
 
-    Nearer are those of the set, then of the method, then of the method on that set.
+    Nearer are those of the set, then of the set at that share, of the method, and of the method on that set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,6 +114,7 @@ class Grid(BaseModel):
             **(read_recipe(self.recipe) if self.recipe else {}),
             **self.common,
             **(images.model_extra or {}),
+            **images.at.get(fraction, {}),
             **(method.model_extra or {}),
             **method.on.get(name, {}),
             **searched,
@@ -217,6 +220,7 @@ def _unknown_options(grid: Grid) -> Iterable[str]:
     places: dict[str, Iterable[str]] = {"common": grid.common}
     for name, images in grid.sets.items():
         places[f"sets.{name}"] = images.model_extra or {}
+        places |= {f"sets.{name}.at.{share:g}": options for share, options in images.at.items()}
     for name, method in grid.methods.items():
         places[f"methods.{name}"] = [*(method.model_extra or {}), *method.search]
         for on, options in method.on.items():
@@ -243,9 +247,12 @@ def _unknown_names(grid: Grid) -> Iterable[str]:
 
 
 def _wrong_shares(grid: Grid) -> Iterable[str]:
-    for fraction in {*grid.fractions, *(f for block in grid.blocks for f in block.fractions or ())}:
+    there = {*grid.fractions, *(f for block in grid.blocks for f in block.fractions or ())}
+    for fraction in there:
         if not 0 < fraction <= 1:
             yield f"fractions: {fraction} is no share above 0 and up to 1"
+    for name, images in grid.sets.items():
+        yield from (f"sets.{name}.at.{share:g}: no cell has that share" for share in images.at if share not in there)
 
 
 def _same_folders(grid: Grid) -> Iterable[str]:

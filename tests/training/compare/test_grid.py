@@ -40,6 +40,16 @@ def test_the_nearer_option_wins(write_grid: WriteGrid) -> None:
     assert chosen == {"epochs": 5, "num_prompts": 4, "shift": 0.2, "warmup": 0.3, "schedule": "cosine"}
 
 
+def test_a_share_of_the_images_has_options_of_its_own(write_grid: WriteGrid) -> None:
+    """Few images need more epochs; a method's word still goes over it."""
+    words = 'title = ""\nfractions = [0.1, 1.0]\n' + ONE_SET + 'epochs = 3\nat."0.10" = {epochs = 30, warmup = 0.3}\n'
+    words += "[methods.iip]\n[methods.pgn]\nepochs = 7\n"
+    cells = {cell.name: cell.options for cell in read_grid(write_grid(words)).cells()}
+    assert cells["cats.iip.s0"] == {"epochs": 3}
+    assert cells["cats.iip.10pc.s0"] == {"epochs": 30, "warmup": 0.3}
+    assert cells["cats.pgn.10pc.s0"] == {"epochs": 7, "warmup": 0.3}
+
+
 def test_a_row_may_be_a_variant_of_a_method(write_grid: WriteGrid) -> None:
     """Ablations are rows like any other, under a name that a folder can have."""
     words = 'title = ""\n' + ONE_SET + '[methods."K 16, no library"]\nmethod = "pgn"\nnum_prompts = 16\n'
@@ -80,6 +90,8 @@ def test_blocks_choose_cells_and_what_stands_in_two_is_run_once(write_grid: Writ
         ("[methods.pgn]\nsearch.epochs = []\n", "methods.pgn.search.epochs lists nothing"),
         ('[methods.pgn]\n[[blocks]]\nsets = ["dogs"]\n', "blocks.0: sets has no dogs"),
         ("[methods.pgn]\n[[blocks]]\nfractions = [5]\n", "fractions: 5.0 is no share"),
+        ('[sets.cats.at."0.3"]\n[methods.pgn]\n', "sets.cats.at.0.3: no cell has that share"),
+        ('[sets.cats.at."1.0"]\nepoch = 3\n[methods.pgn]\n', "sets.cats.at.1: `pgn train` has no option epoch"),
         ('[methods.pgn]\n[methods."pgn "]\nmethod = "pgn"\n', "needs another name: the folder cats.pgn.s0 is taken"),
         ("", "methods: Field required"),
         ("[methods", "is not TOML"),
