@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -176,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure(paths, backbone=given.backbone, most=given.most)
         with clear_disk_errors(given.out):
             given.out.mkdir(parents=True, exist_ok=True)
-            words = " ".join(map(str, given.bundles))
-            text = as_markdown(found, command=f"python -m training.robustness {words} --out {given.out}")
+            words = shlex.join(sys.argv[1:] if arguments is None else arguments)
+            text = as_markdown(found, command=f"python -m training.robustness {words}")
             write_atomically(given.out / "robustness.csv", as_csv(found).encode())
             write_atomically(given.out / "robustness.md", text.encode())
     except PgnError as error:

@@ -45,7 +45,9 @@ def test_the_command_writes_table_and_csv(make_config: MakeConfig, tmp_path: Pat
     """Of a run's folder, about a few of its images."""
     train(make_config(out=tmp_path / "run"))
     main([str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--most", "20"])
-    assert "20 test images" in (tmp_path / "out/robustness.md").read_text()
+    page = (tmp_path / "out/robustness.md").read_text()
+    assert "20 test images" in page
+    assert "--most 20`" in page, "the page's command makes the page again"
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "out/robustness.csv").read_text())))) == 2 * 7
 
 
