@@ -9,12 +9,15 @@ from statistics import mean
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from training.compare.summary import PROBE, Group, Summary, mean_over_sets, spread
 from training.curves import save_figure
 
 MARKERS = "osD^vP*Xh<>pd8"
+SIDES = [(6, 4), (-6, 4), (6, -4), (-6, -4), (0, 12), (0, -12), (12, 16), (-12, -16)]  # of a point, for its name
 
 
 def draw(summary: Summary, path: Path) -> bool:
@@ -32,9 +35,10 @@ def _standings(summary: Summary) -> Figure:
     heights = [len(rows) + 1.5 for rows in tables]
     width = 11 if len(tables) == 1 else 7
     figure = Figure(figsize=(width, max(4.0, 0.36 * sum(heights) + 1)), layout="constrained")
+    points = {}
     if len(tables) == 1:
         prices, leads = figure.subplots(1, 2)
-        _prices(prices, summary, fraction)
+        points = _prices(prices, summary, fraction)
         panels = [leads]
     else:
         panels = list(figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0])
@@ -48,25 +52,57 @@ def _standings(summary: Summary) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))), frameon=False)
+    if points:
+        name_points(figure, prices, points)
     return figure
 
 
-def _prices(axes: Axes, summary: Summary, fraction: float) -> None:
-    """Every row at its trained parameters and its mean over the sets that all rows have."""
+def _prices(axes: Axes, summary: Summary, fraction: float) -> dict[str, tuple[float, float]]:
+    """Every row at its trained parameters and its mean, both over the sets that all rows have; returns the points."""
     rows = [row for row in summary.rows if summary.row_results(row)]
     sets = summary.common_sets(rows, fraction)
+    points = {}
     for number, row in enumerate(rows if sets else []):
         groups = [group for name in sets if (group := summary.group(row, name, fraction))]
         value, deviation = mean_over_sets(groups)
-        parameters = mean(result.trained_parameters for result in summary.row_results(row))
+        parameters = mean(mean(result.trained_parameters for result in group.results) for group in groups)
         colour, marker = _look(number)
         axes.errorbar(parameters, 100 * value, yerr=100 * (deviation or 0), fmt=marker, ms=6, color=colour)
-        axes.annotate(row, (parameters, 100 * value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        points[row] = parameters, 100 * value
     axes.set_xscale("symlog", linthresh=1000)
     axes.margins(x=0.15)
     of = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
     axes.set(xlabel="trained parameters, head included", ylabel=f"test top-1, %, {of}")
     axes.set_title("accuracy and its price", loc="left")
+    return points
+
+
+def name_points(figure: Figure, axes: Axes, points: dict[str, tuple[float, float]]) -> list[Bbox]:
+    """Write each name beside its point, on the first side where it covers no point and no other name.
+
+    Call it last: whatever moves the axes afterwards moves the points, but not what was found about the names.
+
+    Returns:
+        Where the names are, in pixels.
+    """
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    centres = [axes.transData.transform(point) for point in points.values()]
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
+    names = []
+    for name, point in points.items():
+        text = axes.annotate(name, point, xytext=SIDES[0], textcoords="offset points", fontsize=8)
+        text.set_in_layout(False)
+        for right, up in [*SIDES, SIDES[0]]:
+            text.xyann = (right, up)
+            text.set_horizontalalignment("left" if right > 0 else "right" if right < 0 else "center")
+            text.set_verticalalignment("bottom" if up > 0 else "top")
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+        names.append(box)
+    return names
 
 
 def _leads(axes: Axes, summary: Summary, rows: Sequence[str], fraction: float) -> None:

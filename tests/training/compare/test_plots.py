@@ -1,0 +1,31 @@
+"""The summary as pictures."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training.compare.grid import Grid
+from training.compare.plots import draw, name_points
+from training.compare.summary import summarise
+
+
+def test_names_of_points_at_one_place_cover_neither_each_other_nor_the_points() -> None:
+    """Methods of equal cost and accuracy stay readable."""
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    points = {"linear": (5.0, 5.0), "linear probe": (5.0, 5.1), "vpt-shallow": (5.05, 5.0), "iip": (5.5, 5.0)}
+    boxes = name_points(figure, axes, points)
+    assert len(boxes) == len(points)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    centres = [axes.transData.transform(point) for point in points.values()]
+    assert not any(box.contains(*centre) for box in boxes for centre in centres)
+
+
+def test_without_a_finished_cell_there_is_no_picture(tmp_path: Path, grid: Grid) -> None:
+    """Not an empty one."""
+    assert not draw(summarise(grid, tmp_path / "out"), tmp_path / "plot.png")
+    assert not (tmp_path / "plot.png").exists()
