@@ -146,6 +146,9 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images.", rich_help_panel=LEARNING)
     ] = None,
+    encoder_first: Annotated[
+        int | None, typer.Option(help="pgn: epochs of its encoder alone, before prompts.", rich_help_panel=LEARNING)
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of a micro-batch, by default of a step.", rich_help_panel=LEARNING)
     ] = None,

@@ -32,6 +32,7 @@ class Recipe(BaseModel):
     num_prompts: int = Field(8, ge=1, le=4096, description="K; fills image rows if a multiple of the backbone's grid")
     library_size: int = Field(64, ge=1, le=65536, description="N tokens in the library")
     epochs: int = Field(10, ge=1)
+    encoder_first: int = Field(0, ge=0, description="pgn: epochs in which the encoder learns alone, before prompts")
     batch_size: int = Field(32, ge=2, description="images of a micro-batch; a step has `accumulate` of them")
     library_rate: float = Field(1e-2, gt=0, description="learning rate of the token library, or of the free prompts")
     encoder_rate: float = Field(2e-3, gt=0, description="learning rate of the image encoder and its logits")

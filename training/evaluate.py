@@ -22,10 +22,10 @@ from training.curves import save_figure
 from training.data.dataset import SplitName
 from training.data.images import Images, load_split
 from training.disk import clear_disk_errors
-from training.export import WEIGHTS_FILE, load_weights
+from training.export import load_weights
 from training.features import EVAL_BATCH, plain_features
 from training.loop import train
-from training.result import read_result
+from training.result import WEIGHTS_FILE, read_result
 from training.run import as_json, config_of_run
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare

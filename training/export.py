@@ -20,7 +20,7 @@ from pgn.errors import ArtefactError, one_line
 from pgn.method.generator import Generator, PromptGenerator
 from pgn.method.head import Head
 from training.calibration import UNKNOWN_PERCENTILE, fit_temperature, unknown_threshold
-from training.config import command
+from training.config import TrainConfig, command
 from training.data.images import load_split
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH, plain_features
@@ -28,12 +28,10 @@ from training.heads import start_head
 from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
 from training.model import AdaptedClassifier
-from training.result import RunResult, backbone_parameters, count_parameters
+from training.result import WEIGHTS_FILE, RunResult, backbone_parameters, count_parameters, read_result
 from training.run import Progress
 from training.scores import logits_of, score
 from training.setting import Setting
-
-WEIGHTS_FILE = "weights.safetensors"
 
 
 def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> RunResult:
@@ -62,7 +60,7 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
         split_sizes={"train": len(setting.train), "val": len(setting.val), "test": len(test)},
         epochs=len(progress.history),
         best_epoch=progress.best_epoch,
-        seconds=round(sum(record["seconds"] for record in progress.history), 1),
+        seconds=round(_seconds(setting.config, progress), 1),
         val=score(logits, setting.val.labels, sources).brief(),
         test=score(tested, test.labels, sources).brief(),
         linear_probe={
@@ -77,6 +75,13 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
             return result
         bundle = _write_bundle(setting, model, head, logits, result)
         return result.model_copy(update={"bundle": bundle.name})
+
+
+def _seconds(config: TrainConfig, progress: Progress) -> float:
+    """Of this run, and of the one that had to be finished before it."""
+    first = METHODS[config.method].first(config)
+    before = read_result(first.out) if first else None
+    return sum(record["seconds"] for record in progress.history) + (before.seconds if before else 0.0)
 
 
 def load_weights(setting: Setting, file: Path) -> AdaptedClassifier:

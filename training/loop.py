@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pgn.errors import DataInvalid, SetupError
 from training.batchnorm import RunningStatistics
-from training.config import TrainConfig
+from training.config import TrainConfig, is_first_process
 from training.curves import draw_curves
 from training.data.augment import augment, sample_rngs
 from training.data.batches import epoch_batches
@@ -42,7 +42,8 @@ CHECKPOINT_SECONDS = 30.0  # at least so often, and after every epoch
 def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int | None = None) -> Path:
     """Train, and return the path of the bundle, or of result.json for a method that is not served.
 
-    Beside it in `config.out` stand config.json, log.jsonl (one line an epoch), curves.png and result.json. Run again
+    A run that has to come first (`Method.first`) is done first, in a folder of its own below `config.out`. Beside the
+    bundle in `config.out` stand config.json, log.jsonl (one line an epoch), curves.png and result.json. Run again
     after an interruption, it goes on from the last checkpoint and ends with the same result as if it had never
     stopped; run again after its end, it returns at once. Under `torchrun` every process calls it and gets the path.
 
@@ -59,6 +60,10 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         ArtefactError: The backbone or the checkpoint does not verify.
     """
     with clear_memory_errors(config):
+        first = METHODS[config.method].first(config)
+        if first and not read_result(config.out):
+            say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=is_first_process())
+            _train(first, tensorboard, metrics_port)
         return _train(config, tensorboard, metrics_port)
 
 

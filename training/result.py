@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -12,9 +12,12 @@ from torch import Tensor
 from pgn.errors import ArtefactError
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.quantise import stored_name
-from training.methods.interface import Reach
 
-RESULT_FILE = "result.json"
+RESULT_FILE, WEIGHTS_FILE = "result.json", "weights.safetensors"
+
+Reach: TypeAlias = Literal["nothing", "output", "input", "inner", "weights"]
+"""What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels),
+its inner tokens, or weights of its own."""
 
 
 class RunResult(BaseModel):
@@ -37,7 +40,7 @@ class RunResult(BaseModel):
         split_sizes: Readable images of train, val and test.
         epochs: Epochs trained; fewer than planned if validation stopped the run.
         best_epoch: The one whose model this is, counted from 1; 0 if nothing was trained.
-        seconds: Of training and validation, over all starts of the run.
+        seconds: Of training and validation, over all starts of the run, and of a run that had to come first.
         val: Scores that chose the epoch.
         test: Scores on the test split, which was looked at once.
         linear_probe: Its regularisation `C`, and its `val` and `test` on the plain features.

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pgn.bundle import read_bundle
 from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, SetupError, UsageError
@@ -118,6 +120,35 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(make_config: MakeConfig, t
     resumed, straight = read_bundle(train(killed)), read_bundle(train(whole))
     assert _log(killed.out) == _log(whole.out)
     assert all((resumed.tensors[name] == array).all() for name, array in straight.tensors.items())
+
+
+def test_the_encoder_may_learn_alone_first(make_config: MakeConfig) -> None:
+    """In a run of its own below the PGN's; the PGN starts with that encoder, and counts its seconds."""
+    config = make_config(encoder_first=3)
+    bundle = read_bundle(train(config.model_copy(update={"recipe": config.recipe.model_copy(update={"epochs": 1})})))
+    alone = load_file(config.out / "encoder/weights.safetensors")
+    seconds = [result.seconds for folder in (config.out, config.out / "encoder") if (result := read_result(folder))]
+    assert len(_log(config.out / "encoder")) == 3
+    assert seconds[0] > seconds[1]
+    name = "stem.1.weight"
+    moved = np.abs(bundle.tensors[f"generator.encoder.{name}"] - alone[f"adapter.encoder.{name}"].numpy()).max()
+    assert 0 < moved <= 2 * 2 * config.recipe.encoder_rate  # two steps of AdamW away, no more
+
+
+def test_a_run_stopped_in_its_first_part_goes_on_there(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The encoder's run is finished first, and the result is that of a run that never stopped."""
+    whole, stopped = (make_config(encoder_first=2, out=tmp_path / name) for name in ("whole", "stopped"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    assert not (stopped.out / "config.json").exists()
+    train(stopped)
+    assert _log(stopped.out) == _log(whole.out)
+    assert _log(stopped.out / "encoder") == _log(whole.out / "encoder")
 
 
 def test_a_run_stopped_while_validating_ends_the_same_too(

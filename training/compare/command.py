@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgn.errors import SetupError, UsageError
 from training.compare.gather import TABLE_FILE, write_summary
-from training.compare.grid import Cell, find_grid, read_grid, shared_out
+from training.compare.grid import Cell, Grid, find_grid, read_grid, shared_out
 from training.compare.runner import error_of, result_of, run_cells, top1
 
 
@@ -41,10 +41,16 @@ def compare(
     cells = _chosen(opened.cells(), only, index) if run else ()
     if run:
         run_cells(cells, folder, data_dir, minutes=minutes)
-    write_summary(opened, folder, command=f"pgn compare {grid}")
+    write_summary(opened, folder, command=_command(grid, opened))
     if index is not None and cells and (error := error_of(folder, cells[0])):
         raise SetupError(f"cell {index}, {cells[0].name}, failed: {error}")
     return folder / TABLE_FILE
+
+
+def _command(grid: str, opened: Grid) -> str:
+    """What makes the tables; where the images lie differs from machine to machine."""
+    placed = any("{data}" in spec for cell in opened.cells() for spec in cell.dataset)
+    return f"pgn compare {grid}" + (" --data-dir IMAGES" if placed else "")
 
 
 def _places(grid: str, out: Path | None) -> tuple[Path, Path]:

@@ -62,12 +62,12 @@ def _prices(axes: Axes, summary: Summary, fraction: float) -> dict[str, tuple[fl
     rows = [row for row in summary.rows if summary.row_results(row)]
     sets = summary.common_sets(rows, fraction)
     points = {}
-    for number, row in enumerate(rows if sets else []):
+    for row in rows if sets else []:
         groups = [group for name in sets if (group := summary.group(row, name, fraction))]
         value, deviation = mean_over_sets(groups)
         parameters = mean(mean(result.trained_parameters for result in group.results) for group in groups)
-        colour, marker = _look(number)
-        axes.errorbar(parameters, 100 * value, yerr=100 * (deviation or 0), fmt=marker, ms=6, color=colour)
+        # Each point has its name; colours and markers mean sets, in the other panel.
+        axes.errorbar(parameters, 100 * value, yerr=100 * (deviation or 0), fmt="o", ms=5, color="#444444")
         points[row] = parameters, 100 * value
     axes.set_xscale("symlog", linthresh=1000)
     axes.margins(x=0.15)

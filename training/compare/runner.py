@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pgn.bundle import write_atomically
 from pgn.errors import DiskFull, PgnError, UsageError, one_line
 from training.compare.grid import Cell
-from training.config import plan
+from training.config import Recipe, TrainConfig, plan
 from training.disk import clear_disk_errors
 from training.loop import train
 from training.result import RunResult, read_result
@@ -34,6 +34,7 @@ from training.run import CONFIG_FILE
 
 ERROR_FILE, MACHINE_FILE = "error.txt", "machine.txt"
 CELLS = "cells"
+_LEFT_OPEN = {"recipe", "epochs", "head", "accumulate", "out", "data_dir", "cache", "name"}  # `plan` fills them in
 
 _log = logging.getLogger(__name__)
 
@@ -117,15 +118,22 @@ def error_of(out: Path, cell: Cell) -> str | None:
 
 
 def _refuse_other_options(folder: Path, cell: Cell) -> None:
-    """A finished cell is not run again, so its numbers must be those of the grid as it is now."""
+    """A finished cell is not run again, so its numbers must be those of the grid as it is now.
+
+    What the grid leaves open has to be there as it is by default, but for what the number of images decides.
+    """
     there = json.loads((folder / CONFIG_FILE).read_text())
-    there |= there.get("recipe") or {}
-    here = {"method": cell.method, "dataset": cell.dataset, **cell.options}
-    faults = [
-        f"{name} {there[name]!r} there, {wanted!r} in the grid"
-        for name, wanted in here.items()
-        if name in there and _place_free(there[name]) != _place_free(wanted)
-    ]
+    there |= there.pop("recipe", None) or {}
+    fields = {**TrainConfig.model_fields, **Recipe.model_fields}
+    defaults = {name: field.default for name, field in fields.items() if name not in _LEFT_OPEN}
+    asked = {"method": cell.method, "dataset": cell.dataset, "seed": cell.seed, **cell.options}
+    if cell.fraction != 1:
+        asked["fraction"] = cell.fraction
+    faults = []
+    for name, wanted in {**defaults, **asked}.items():
+        found = there.get(name, defaults.get(name))  # a run of an earlier version lacks what came later
+        if _place_free(found) != _place_free(wanted):
+            faults.append(f"{name} {found!r} there, {wanted!r} in the grid")
     if faults:
         raise UsageError(
             f"{folder} was run with other options: {', '.join(faults)}", hint="delete it, or give another --out"
@@ -136,7 +144,10 @@ def _place_free(value: Any) -> Any:
     """An option as config.json writes it, and of a path only its last part: a folder may lie elsewhere today."""
     if isinstance(value, list | tuple):
         return [_place_free(each) for each in value]
-    return Path(value.partition(":")[2] or value).name if isinstance(value, str) else value
+    if isinstance(value, str | Path):
+        kind, colon, path = str(value).rpartition(":")
+        return f"{kind}{colon}{Path(path).name}"
+    return value
 
 
 def top1(scores: dict[str, Any]) -> float:

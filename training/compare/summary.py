@@ -110,11 +110,15 @@ class Summary:
         return tuple(result for group in self.groups.values() if group.row == row for result in group.results)
 
     def common_sets(self, rows: Sequence[str], fraction: float = 1.0) -> tuple[str, ...]:
-        """The sets on which all these rows are complete: what their means may be compared on."""
+        """The sets on which all these rows are complete: what their means may be compared on.
+
+        A union is none of them: its images are those of other sets, and would count twice.
+        """
         return tuple(
             name
             for name in self.sets
-            if all((group := self.group(row, name, fraction)) and group.is_complete for row in rows)
+            if isinstance(self.grid.sets[name].dataset, str)
+            and all((group := self.group(row, name, fraction)) and group.is_complete for row in rows)
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from training.compare.runner import top1
@@ -34,7 +34,8 @@ def markdown(summary: Summary, *, command: str, machines: Sequence[str], picture
     lines += [
         f"Made by `{command}`: {len(summary.outcomes)} cells, {finished} finished, {failed} failed. "
         "Test top-1 in %, ± the standard deviation over the seeds where there are several; the best of a column is "
-        "bold. Validation chose epochs and candidates; each run looked at its test images once.",
+        "bold. Validation chose epochs and candidates; each run looked at its test images once. Minutes "
+        "are the median of the runs, on cores that may have had other work.",
         "",
         *(f"Run on {machine}." for machine in machines),
         "",
@@ -54,9 +55,12 @@ def _sets_table(summary: Summary, rows: Sequence[str]) -> Iterable[str]:
     """Rows by sets, with what each row costs and needs."""
     (fraction,) = summary.fractions
     means = _means_on(summary, rows, fraction)
-    heads = [*summary.sets, *(f"mean of {len(sets)}" for sets in means)]
-    yield _line(["method", *heads, "over the probe", "trained parameters", "of the ViT", "input only", "minutes"])
-    yield _line(["---"] + ["---:"] * (len(heads) + 5))
+    heads = [*summary.sets]
+    for sets in means:
+        heads += [f"mean of {len(sets)}", "over the probe"] if len(sets) > 1 else ["over the probe"]
+    heads += ["trained parameters", "without the head", "of the ViT", "input only", "minutes"]
+    yield _line(["method", *heads])
+    yield _line(["---"] + ["---:"] * len(heads))
     columns = [{row: summary.group(row, name, fraction) for row in rows} for name in summary.sets]
     mean_columns = [
         {row: mean_over_sets(groups) for row in rows if (groups := _complete(summary, row, sets, fraction))}
@@ -64,10 +68,12 @@ def _sets_table(summary: Summary, rows: Sequence[str]) -> Iterable[str]:
     ]
     for row in rows:
         cells = [_value(column, row) for column in columns]
-        cells += [_mean_value(column, row) for column in mean_columns]
-        yield _line([row, *cells, _over_probe(summary, row, fraction), *_costs(summary.row_results(row))])
+        for sets, column in zip(means, mean_columns, strict=True):
+            cells += [_mean_value(column, row)] if len(sets) > 1 else []
+            cells += [_over_probe(summary, row, sets, fraction)]
+        yield _line([row, *cells, *_costs(summary.row_results(row))])
     sizes = [_sizes(group for group in column.values() if group) for column in columns]
-    yield _line(["*images: training / test*", *sizes, *[""] * (len(means) + 5)])
+    yield _line(["*images: training / test*", *sizes, *[""] * (len(heads) - len(sizes))])
 
 
 def _fractions_table(summary: Summary, name: str) -> Iterable[str]:
@@ -97,18 +103,24 @@ def _union_tables(summary: Summary) -> Iterable[str]:
         yield _line(["method", *sources, f"mean of {len(sources)}", "adapted parameters"])
         yield _line(["---"] + ["---:"] * (len(sources) + 2))
         for group in groups:
-            apart = [_alone(summary, group, source) for source in sources]
-            together = [mean(result.test["by_source"][source] for result in group.results) for source in sources]
-            yield _line(
-                [f"{group.row}, one for all", *map(_percent, together), _percent(mean(together)), _adapted([group])]
-            )
-            if all(apart):
-                alone = [found for found in apart if found]
-                values = [mean(found.test.values()) for found in alone]
-                yield _line(
-                    [f"{group.row}, one for each", *map(_percent, values), _percent(mean(values)), _adapted(alone)]
-                )
+            together = [{r.seed: r.test["by_source"][source] for r in group.results} for source in sources]
+            state = "" if group.is_complete else f" ({len(group.results)} of {len(group.outcomes)} seeds)"
+            yield _line([f"{group.row}, one for all{state}", *_by_seed(together), _adapted([group])])
+            alone = [found for source in sources if (found := _alone(summary, group, source))]
+            if len(alone) == len(sources):
+                apart = [found.test for found in alone]
+                yield _line([f"{group.row}, one for each", *_by_seed(apart), _adapted(alone)])
         yield ""
+
+
+def _by_seed(columns: Sequence[dict[int, float]]) -> list[str]:
+    """Mean and spread of each column of values by seed, and of their mean over the columns."""
+    shared = sorted(set.intersection(*(set(column) for column in columns)))
+    alike = all(len(column) == len(shared) for column in columns)
+    over_all = [mean(column[seed] for column in columns) for seed in shared]
+    cells = [_percent(mean(column.values()), spread([*column.values()])) for column in columns]
+    total = mean(mean(column.values()) for column in columns)
+    return [*cells, _percent(total, spread(over_all) if alike else None)]
 
 
 def _alone(summary: Summary, union: Group, source: str) -> Group | None:
@@ -148,7 +160,7 @@ def _means_on(summary: Summary, rows: Sequence[str], fraction: float) -> list[tu
     """The sets that a mean is taken over: those that all these rows have, and all sets, if some row has them all."""
     common = summary.common_sets(rows, fraction)
     widest = max((summary.common_sets([row], fraction) for row in rows), key=len, default=())
-    return [sets for sets in dict.fromkeys((common, widest)) if len(sets) > 1]
+    return [sets for sets in dict.fromkeys((common, widest)) if sets]
 
 
 def _complete(summary: Summary, row: str, sets: Sequence[str], fraction: float) -> list[Group]:
@@ -177,29 +189,33 @@ def _mean_value(column: dict[str, tuple[float, float | None]], row: str) -> str:
     return _percent(value, deviation, bold=value == max(found for found, _ in column.values()))
 
 
-def _over_probe(summary: Summary, row: str, fraction: float) -> str:
-    """By how many points the row is above the linear probe on the mean of the sets that both have, and on how many."""
-    sets = summary.common_sets([PROBE, row], fraction) if row != PROBE and PROBE in summary.rows else ()
-    if not sets:
-        return NOT_PLANNED
+def _over_probe(summary: Summary, row: str, sets: Sequence[str], fraction: float) -> str:
+    """By how many points the row is above the linear probe on the mean of these sets, and on how many of them."""
     mine, probe = ([mean(group.test.values()) for group in _complete(summary, r, sets, fraction)] for r in (row, PROBE))
+    if row == PROBE or not mine or not probe:
+        return NOT_PLANNED
     leads = [one - other for one, other in zip(mine, probe, strict=True)]
     return f"{100 * mean(leads):+.2f} (above on {sum(lead > 0 for lead in leads)} of {len(leads)})"
 
 
 def _costs(results: Sequence[RunResult]) -> list[str]:
-    """Trained parameters, their ratio to the ViT's, input-only or not, minutes of a run."""
+    """Trained parameters, those without the head, the ratio of all to the ViT's, input-only or not, minutes."""
     if not results:
-        return [NOT_PLANNED] * 4
-    trained = sorted({result.trained_parameters for result in results})
+        return [NOT_PLANNED] * 5
     ratio = max(result.trained_parameters / result.backbone_parameters for result in results)
-    seconds = mean(result.seconds for result in results)
+    seconds = median(result.seconds for result in results)
     return [
-        f"{trained[0]:,}" if len(trained) == 1 else f"{trained[0]:,} to {trained[-1]:,}",
+        _range(result.trained_parameters for result in results),
+        _range(result.adapted_parameters for result in results),
         f"{100 * ratio:.2g} %" if ratio < 1 else f"{100 * ratio:.0f} %",
         "yes" if results[0].input_only else "no",
         f"{seconds / 60:.1f}" if seconds else NOT_PLANNED,
     ]
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def _sizes(groups: Iterable[Group]) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 from pgn.bundle import GeneratorSpec
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.encoders import build_encoder, resize_for
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.methods.pgn import generator_spec
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pgn.method.backbone import FrozenBackbone
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.patches import embed_kept
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -8,9 +8,10 @@ import torch
 
 from pgn.bundle import GeneratorSpec
 from pgn.method.generator import FixedPrompts
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
 from training.methods.warm_start import open_starts, start_prompts
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from torch import Tensor, nn
 
 from pgn.method.backbone import FrozenBackbone
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.setting import Setting
-
-Reach: TypeAlias = Literal["nothing", "output", "input", "inner", "weights"]
-"""What a method needs of the ViT to answer: not the ViT at all, what it gives, a place in its input (tokens or pixels),
-its inner tokens, or weights of its own."""
 
 HeadKind: TypeAlias = Literal["linear", "text", "prototypes"]
 
@@ -67,6 +64,10 @@ class Method(ABC):
     @abstractmethod
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """The adapter's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""
+
+    def first(self, config: TrainConfig) -> TrainConfig | None:  # noqa: ARG002
+        """A run that has to be finished before this one can start; None if there is no such run."""
+        return None
 
     def own_features(self, config: TrainConfig) -> int | None:  # noqa: ARG002
         """Width of the features, if they are the method's own and not of the frozen ViT's kind; else None."""

@@ -12,15 +12,18 @@ from pgn.errors import UsageError
 from pgn.method.generator import DirectGenerator, PromptGenerator, build_generator
 from pgn.method.library import RGBLibrary
 from pgn.method.projection import projection_of
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
-from training.methods.warm_start import open_starts, start_generator
+from training.methods.warm_start import open_starts, start_encoder, start_generator
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.setting import Setting
 
 OWN_TOKEN_BIAS = 5.0  # its share of the mixture is then 0.7 in a library of 64
+ALONE_RATE = 5e-3  # of the encoder alone: what the grid `rates` found best for it; among prompts it is too fast
+ENCODER_FOLDER = "encoder"  # in the run's folder: the run in which the encoder learned alone
 
 
 class PromptGeneration(Method):
@@ -30,6 +33,23 @@ class PromptGeneration(Method):
     served = True
     parameters = "E + (F + 1)*K*N + N*D"
     source = "Loedeman et al., arXiv 2210.06466"
+
+    def first(self, config: TrainConfig) -> TrainConfig | None:
+        """The encoder learns the classes by itself, with a head that is then thrown away, if the config wants that.
+
+        Through the frozen ViT it learns little in a short training: the gradient that reaches it has passed all blocks
+        and a mixture that leans on one token. Alone it learns fast, and cheaply, for the ViT is not asked
+        (docs/adr/0015).
+        """
+        epochs = config.recipe.encoder_first
+        if not epochs:
+            return None
+        changes = {"epochs": epochs, "encoder_first": 0, "encoder_rate": ALONE_RATE}
+        recipe = config.recipe.model_copy(update=changes)
+        other = {"method": "encoder", "out": config.out / ENCODER_FOLDER, "recipe": recipe}
+        return config.model_copy(
+            update={**other, "head": "linear", "train_head": None, "start_from": (), "patience": None, "compile": False}
+        )
 
     def start(self, setting: Setting) -> Adapter:
         """A library of patches drawn at random, the encoder as in the paper, and each prompt leaning on one token.
@@ -41,7 +61,8 @@ class PromptGeneration(Method):
         the pixels that stand for such tokens, not as patches of images: those lack the tokens' positions. Without a
         library the projection's bias starts as K tokens.
 
-        With bundles to start from, their parts replace these (`warm_start`).
+        An encoder that has learned alone (`first`) starts from there. With bundles to start from, their parts replace
+        these (`warm_start`).
         """
         spec, backbone = generator_spec(setting), setting.backbone
         generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
@@ -54,6 +75,8 @@ class PromptGeneration(Method):
         else:
             assert isinstance(generator, DirectGenerator)
             generator.last_layer.bias.data.copy_(_drawn(setting.patches(), spec.num_prompts).flatten())
+        if first := self.first(setting.config):
+            start_encoder(generator, first.out)
         for bundle in open_starts(setting.config.start_from, backbone):
             start_generator(generator, bundle)
         return PromptedAdapter(generator)

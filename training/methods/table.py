@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 
 from training.methods import METHODS
-from training.methods.interface import Reach
+from training.result import Reach
 
 HEADINGS = (
     "`--method`",

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pgn.errors import UsageError
 from training.methods.inner import InnerPrompts, need_plain_tokens
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.methods.vpt import draw_prompts
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from pgn.errors import UsageError
 from pgn.method.backbone import FrozenBackbone
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
 from training.patches import embed_kept
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pgn.method.backbone import FrozenBackbone
 from training.methods.inner import InnerPrompts, need_plain_tokens
-from training.methods.interface import Adapter, Method, Reach
+from training.methods.interface import Adapter, Method
+from training.result import Reach
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

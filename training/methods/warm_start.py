@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from pgn.bundle import Bundle, read_bundle
-from pgn.errors import UsageError
+from pgn.errors import ArtefactError, UsageError
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import DirectGenerator, FixedPrompts, Generator, PromptGenerator
+from training.result import WEIGHTS_FILE
 
 OWN_SHARE = 0.7  # of each prompt's own token at the start; a larger one leaves the softmax too little slope to learn on
 SPARE_NOISE = 0.5  # of the prompts' standard deviation: how far a token that no prompt leans on is from a prompt
@@ -58,6 +61,21 @@ def start_generator(generator: Generator, bundle: Bundle) -> None:
     else:
         assert isinstance(generator, PromptGenerator)
         _lean_on(generator, _prompts(bundle, generator.spec.num_prompts, "pgn"), bundle)
+
+
+def start_encoder(generator: PromptGenerator | DirectGenerator, run: Path) -> None:
+    """The encoder goes on from the run in folder `run`, in which it has learned alone.
+
+    Raises:
+        ArtefactError: The run's files are missing or damaged, or its encoder has another shape.
+    """
+    file, own = run / WEIGHTS_FILE, "adapter.encoder."
+    try:
+        weights = load(file.read_bytes())
+        generator.encoder.load_state_dict({k.removeprefix(own): t for k, t in weights.items() if k.startswith(own)})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        fault = str(error).partition(": ")[0]  # what follows names every tensor
+        raise ArtefactError(f"{file} holds no such encoder: {fault}", hint="delete that run") from error
 
 
 def _bundle_file(path: Path) -> Path:

@@ -61,6 +61,7 @@ def finish(tmp_path: Path) -> Finish:
         folder = folder_of(tmp_path / "out", cell)
         folder.mkdir(parents=True)
         config = {"method": cell.method, "dataset": list(cell.dataset), "seed": cell.seed, "recipe": cell.options}
+        config["fraction"] = cell.fraction if cell.fraction != 1 else None
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "machine.txt").write_text("a small computer\n")
         (folder / "result.json").write_text(make_result(cell, test, val, probe, union or {}).model_dump_json())

@@ -170,3 +170,26 @@ def test_images_may_lie_elsewhere_today(grid: Grid, finish: Callable[..., None],
     config = folder_of(tmp_path / "out", cell) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dataset": ["tar:/elsewhere/cats.tar"]}))
     assert result_of(tmp_path / "out", cell) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"keep": 0.5}, "keep 0.5 there, 1.0 in the grid"),
+        ({"augment": "none"}, "augment 'none' there, 'small' in the grid"),
+        ({"recipe": {"epochs": 3, "num_prompts": 4, "encoder_first": 9}}, "encoder_first 9 there, 0 in the grid"),
+        ({"dataset": ["folder:/elsewhere/cats.tar"]}, "folder:/elsewhere/cats.tar"),
+        ({"seed": 5}, "seed 5 there, 0 in the grid"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_the_grid_leaves_open_has_to_be_the_default(
+    change: dict[str, object], said: str, grid: Grid, finish: Callable[..., None], tmp_path: Path
+) -> None:
+    """An option that was taken out of the file is a change, too."""
+    cell = grid.cells()[0]
+    finish(cell, 0.7)
+    config = folder_of(tmp_path / "out", cell) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UsageError, match=said):
+        result_of(tmp_path / "out", cell)

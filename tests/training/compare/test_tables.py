@@ -45,10 +45,25 @@ def test_a_row_has_means_spreads_price_and_lead(finished: Grid, tmp_path: Path) 
         "**67.00 ± 2.83**",
         "+17.00 (above on 2 of 2)",
         "1,100",
+        "1,000",
         "11 %",
         "yes",
         "1.5",
     ]
+
+
+def test_leads_are_compared_on_the_same_sets(write_grid: WriteGrid, finish: Finish, tmp_path: Path) -> None:
+    """A row on the easy set alone must not look better than one on both."""
+    words = 'title = ""\n[sets]\neasy = {dataset = "folder:easy"}\nhard = {dataset = "folder:hard"}\n'
+    words += 'new = {dataset = "folder:new"}\n[methods.pgn]\n[methods.full]\n'
+    words += '[[blocks]]\nsets = ["easy", "hard"]\n[[blocks]]\nmethods = ["pgn"]\nsets = ["new"]\n'
+    grid = read_grid(write_grid(words))
+    for cell in grid.cells():
+        finish(cell, {"easy": 0.9, "hard": 0.6, "new": 0.51}[cell.set] - (0.05 if cell.row == "full" else 0))
+    page = _page(grid, tmp_path / "out")
+    assert "| mean of 2 | over the probe | mean of 3 | over the probe |" in page
+    assert _row(page, "pgn")[4:8] == ["**75.00**", "+25.00 (above on 2 of 2)", "**67.00**", "+17.00 (above on 3 of 3)"]
+    assert _row(page, "full")[4:8] == ["70.00", "+20.00 (above on 2 of 2)", "–", "–"]
 
 
 def test_the_page_says_how_it_was_made(finished: Grid, tmp_path: Path) -> None:
@@ -108,7 +123,7 @@ def test_shares_of_the_images_are_columns(write_grid: WriteGrid, finish: Finish,
 
 
 def test_a_union_stands_beside_its_sets_alone(write_grid: WriteGrid, finish: Finish, tmp_path: Path) -> None:
-    """What one PGN for all of them costs in accuracy, and saves in parameters."""
+    """What one PGN for all of them costs in accuracy, and saves in parameters; it is no third set to a mean."""
     words = 'title = ""\n[sets]\ncats = {dataset = "folder:cats"}\ndogs = {dataset = "folder:dogs"}\n'
     words += 'both = {dataset = ["folder:cats", "folder:dogs"]}\n[methods.pgn]\n'
     grid = read_grid(write_grid(words))
@@ -119,6 +134,21 @@ def test_a_union_stands_beside_its_sets_alone(write_grid: WriteGrid, finish: Fin
     page = _page(grid, tmp_path / "out")
     assert _row(page, "pgn, one for all") == ["pgn, one for all", "86.00", "70.00", "78.00", "1,000"]
     assert _row(page, "pgn, one for each") == ["pgn, one for each", "90.00", "70.00", "80.00", "2,000"]
+    assert _row(page, "pgn")[3:5] == ["**78.00**", "**80.00**"]
+    assert "| mean of 2 |" in page
+
+
+def test_a_union_says_how_far_its_seeds_lie_apart_and_which_are_missing(
+    write_grid: WriteGrid, finish: Finish, tmp_path: Path
+) -> None:
+    """One seed of three is not the result."""
+    words = 'title = ""\nseeds = [0, 1, 2]\n[sets.both]\ndataset = ["folder:cats", "folder:dogs"]\n[methods.pgn]\n'
+    grid = read_grid(write_grid(words))
+    for cell, dogs in zip(grid.cells()[:2], (0.6, 0.8), strict=True):
+        finish(cell, 0.8, union={"cats": 0.8, "dogs": dogs})
+    page = _page(grid, tmp_path / "out")
+    row = _row(page, "pgn, one for all (2 of 3 seeds)")
+    assert row[1:4] == ["80.00 ± 0.00", "70.00 ± 14.14", "75.00 ± 7.07"]
 
 
 def test_every_cell_is_a_row_of_the_csv(finished: Grid, tmp_path: Path) -> None:

@@ -93,6 +93,17 @@ def test_each_prompt_of_a_fresh_pgn_leans_on_a_token_of_its_own(
     assert (share > 0.7).all()
 
 
+def test_an_encoder_alone_is_the_same_run_but_for_the_prompts(make_setting: Callable[..., Setting]) -> None:
+    """What decides about images and steps stays; what only a PGN has does not get in the way."""
+    config = make_setting(encoder_first=7, head="prototypes", library="none", augment="paper", seed=3).config
+    first = METHODS["pgn"].first(config)
+    assert first is not None
+    assert (first.method, first.head, first.recipe.epochs) == ("encoder", "linear", 7)
+    assert (first.augment, first.seed, first.dataset) == ("paper", 3, config.dataset)
+    assert METHODS["encoder"].first(first) is None
+    assert METHODS["iip"].first(config) is None
+
+
 def test_a_latent_library_starts_as_patch_tokens(make_setting: Callable[..., Setting]) -> None:
     """Every token of it is one that the ViT has seen."""
     setting = make_setting()

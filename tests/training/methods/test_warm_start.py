@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pgn.bundle import BackboneRef, GeneratorSpec, HeadSpec, Manifest, read_bundle, write_bundle
-from pgn.errors import BundleIncompatible, UsageError
+from pgn.errors import ArtefactError, BundleIncompatible, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.generator import FixedPrompts, PromptGenerator, load_generator
 from pgn.method.head import load_head
@@ -19,6 +20,7 @@ from tests.toys import make_bundle
 from training.heads import LearnedHead, start_head
 from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
+from training.methods.warm_start import start_encoder
 from training.setting import Setting
 
 INPUTS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -155,6 +157,16 @@ class TestFromAPGN:
         """Its prompts depend on the image."""
         with pytest.raises(UsageError, match=r"iip cannot start from \w+, a pgn bundle"):
             _generator(make_setting(method="iip", start_from=(pgn,)))
+
+
+class TestFromAnEncoder:
+    def test_another_shape_is_refused(self, tmp_path: Path, make_setting: MakeSetting) -> None:
+        """One line that names the file."""
+        save_file({"adapter.encoder.stem.weight": torch.zeros(2, 3, 3, 3)}, tmp_path / "weights.safetensors")
+        generator = _generator(make_setting())
+        assert isinstance(generator, PromptGenerator)
+        with pytest.raises(ArtefactError, match="holds no such encoder"):
+            start_encoder(generator, tmp_path)
 
 
 class TestHead:
