@@ -281,12 +281,13 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT, if it has moved.")] = None,
     split: Annotated[Literal["test", "val", "train"], typer.Option(help="Images to look into.")] = "test",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the images, if they have moved.")] = None,
     title: Annotated[str | None, typer.Option(help="Of the page; by default the names of the data sets.")] = None,
 ) -> None:
     """One self-contained HTML page: results, curves, mistakes, calibration, prompts and attention."""
     from training.report.page import write_page
 
-    write_page(paths, out, backbone=backbone, split=split, title=title)
+    write_page(paths, out, backbone=backbone, split=split, data_dir=data_dir, title=title)
     print(out)
 
 

@@ -24,17 +24,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pgn.bundle import read_bundle, write_atomically
-from pgn.errors import PgnError, UsageError
-from pgn.method.backbone import load_backbone
+from pgn.bundle import write_atomically
+from pgn.errors import PgnError
 from pgn.method.head import Head
 from pgn.method.inversion import Inversion, PromptedImages
 from pgn.method.pixels import Normalise
 from pgn.method.predictor import Predictor
-from training.config import TrainConfig
+from training.analysis.subject import open_subject
 from training.data.dataset import SplitName
-from training.data.images import load_split
-from training.data.registry import open_datasets
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH
 
@@ -105,23 +102,15 @@ def measure(
         backbone: Folder of its backbone, if it has moved.
         split: Which images.
         limit: At most so many, evenly spaced over the split.
-        data_dir: Where named data sets lie, if that has moved.
+        data_dir: Folder of the images, if they have moved.
 
     Raises:
         UsageError: The bundle does not say how it was trained, or its prompts do not fill whole rows.
         PgnError: What reading bundle, backbone and images raises.
     """
-    opened = read_bundle(bundle)
-    try:
-        config = TrainConfig.model_validate(opened.manifest.training["config"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"{bundle.name} does not say how it was trained", hint="give a bundle made by `pgn train`"
-        ) from error
-    predictor = Predictor(load_backbone(backbone or config.backbone), opened)
+    subject = open_subject(bundle, backbone=backbone, split=split, data_dir=data_dir)
+    predictor, images = subject.predictor, subject.images
     inversion = Inversion(predictor.backbone, predictor.generator)
-    dataset = open_datasets(config.dataset, data_dir or config.data_dir, limit=config.limit, limit_val=config.limit_val)
-    images = load_split(dataset, split, predictor.backbone.spec.preprocess)
     chosen = torch.linspace(0, len(images) - 1, min(limit or len(images), len(images))).long()
     features: dict[str, list[Tensor]] = {way: [] for way in WAYS}
     pixels: list[tuple[float, float, float, float]] = []
@@ -132,7 +121,7 @@ def measure(
         for way, found in _features(predictor, squares, prompted):
             features[way].append(found)
     lows, highs, outside, residuals = zip(*pixels, strict=True)
-    spec = opened.manifest.generator
+    spec = subject.bundle.manifest.generator
     return Evidence(
         bundle=bundle.name,
         library=spec.library if spec.library_size else "none",
@@ -241,7 +230,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+", help="bundle files")
     parser.add_argument("--out", type=Path, required=True, help="folder for inversion.csv and inversion.md")
     parser.add_argument("--backbone", type=Path, help="folder of the frozen ViT, if it has moved")
-    parser.add_argument("--data-dir", type=Path, help="where named data sets lie, if that has moved")
+    parser.add_argument("--data-dir", type=Path, help="folder of the images, if they have moved")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
     parser.add_argument("--limit", type=int, help="at most so many images, evenly spaced")
     given = parser.parse_args()

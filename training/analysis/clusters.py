@@ -30,7 +30,7 @@ def vectors_of(found: Study) -> dict[str, Tensor]:
     return {
         **({"PGN prompts": prompts} if varied else {}),
         "frozen ViT": found.frozen,
-        "frozen ViT + PGN": found.combined,
+        "frozen ViT + prompts": found.combined,
     }
 
 

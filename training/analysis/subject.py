@@ -50,13 +50,16 @@ class Subject:
         return torch.cat([self.predictor.probabilities(self.images.pixels(part)).cpu() for part in parts])
 
 
-def open_subject(path: Path, *, backbone: Path | None = None, split: SplitName = "test") -> Subject:
+def open_subject(
+    path: Path, *, backbone: Path | None = None, split: SplitName = "test", data_dir: Path | None = None
+) -> Subject:
     """Open the bundle file at `path` with its backbone and images.
 
     Args:
         path: A bundle made by training, so one that says on what.
         backbone: Folder of the frozen ViT, if it has moved.
         split: Which images to look at.
+        data_dir: Folder of the images, if they have moved: of named sets, and of files and folders by their last names.
 
     Raises:
         UsageError: The bundle does not say how it was trained, or its data set has other classes today.
@@ -66,6 +69,9 @@ def open_subject(path: Path, *, backbone: Path | None = None, split: SplitName =
     config = config_of(bundle)
     if backbone:
         config = config.model_copy(update={"backbone": backbone})
+    if data_dir:
+        specs = tuple(_moved(spec, data_dir) for spec in config.dataset)
+        config = config.model_copy(update={"data_dir": data_dir, "dataset": specs})
     dataset = open_images(config)
     if dataset.classes != bundle.manifest.classes:
         raise UsageError(
@@ -76,6 +82,13 @@ def open_subject(path: Path, *, backbone: Path | None = None, split: SplitName =
     predictor = Predictor(load_backbone(config.backbone, device), bundle)
     images = load_split(dataset, split, predictor.backbone.spec.preprocess)
     return Subject(bundle, config, predictor, dataset, split, images)
+
+
+def _moved(spec: str, folder: Path) -> str:
+    """The spec with its file or folder in `folder`, if there is one of that name."""
+    kind, colon, path = spec.partition(":")
+    here = folder / Path(path).name
+    return f"{kind}:{here}" if colon and here.exists() else spec
 
 
 def config_of(bundle: Bundle) -> TrainConfig:

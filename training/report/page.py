@@ -44,6 +44,7 @@ def write_page(
     *,
     backbone: Path | None = None,
     split: SplitName = "test",
+    data_dir: Path | None = None,
     title: str | None = None,
 ) -> None:
     """Write the page about these runs and bundles to `out`.
@@ -54,6 +55,7 @@ def write_page(
         out: The HTML file.
         backbone: Folder of the frozen ViT, if it has moved.
         split: The images that bundles are asked about.
+        data_dir: Folder of the images, if they have moved.
         title: Of the page; by default the names of the data sets.
 
     Raises:
@@ -66,7 +68,7 @@ def write_page(
         standing = _standing(path)
         standings.append(standing)
         if standing.bundle:
-            subject = open_subject(folder / standing.bundle, backbone=backbone, split=split)
+            subject = open_subject(folder / standing.bundle, backbone=backbone, split=split, data_dir=data_dir)
             found = study(subject)
             looked_into.append((subject, found))
             chapters.append(write_chapter(standing, folder, subject, found))
@@ -95,12 +97,12 @@ def _standing(path: Path) -> Standing:
 
 def _maps(looked_into: Sequence[tuple[Subject, Study]]) -> list[PromptMap]:
     """One map for each backbone and number of prompts: only such prompts can be compared."""
-    spaces: dict[tuple[str, int], list[tuple[Subject, Study]]] = {}
+    spaces: dict[tuple[str, int], list[tuple[Subject, Study]]] = {}  # by digest: a name may stand for two ViTs
     for subject, found in looked_into:
         if subject.bundle.manifest.generator.encoder != "none":  # the others are one point each
             manifest = subject.bundle.manifest
-            spaces.setdefault((manifest.backbone.name, manifest.generator.num_prompts), []).append((subject, found))
-    return [_map(backbone, count, members) for (backbone, count), members in spaces.items()]
+            spaces.setdefault((manifest.backbone.digest, manifest.generator.num_prompts), []).append((subject, found))
+    return [_map(members[0][0].bundle.manifest.backbone.name, k, members) for (_, k), members in spaces.items()]
 
 
 def _map(backbone: str, count: int, members: Sequence[tuple[Subject, Study]]) -> PromptMap:
@@ -108,7 +110,9 @@ def _map(backbone: str, count: int, members: Sequence[tuple[Subject, Study]]) ->
     for subject, found in members:
         rows = torch.linspace(0, len(found.labels) - 1, min(_ON_MAP, len(found.labels))).long()
         prompts.append(found.prompts[rows])
-        groups += _groups(subject, found.labels[rows], alone=len(members) == 1)
+        twins = sum(other.bundle.manifest.dataset == subject.bundle.manifest.dataset for other, _ in members)
+        name = f"{subject.bundle.manifest.dataset} {subject.bundle.version[:6]}" if twins > 1 else None
+        groups += _groups(subject, found.labels[rows], alone=len(members) == 1, name=name)
     names = list(dict.fromkeys(groups))
     figure = scatter(prompt_map(torch.cat(prompts)), groups, alt=f"Map of the prompts of {', '.join(names)}")
     words = (
@@ -118,14 +122,17 @@ def _map(backbone: str, count: int, members: Sequence[tuple[Subject, Study]]) ->
     return PromptMap(f"Prompts on {backbone}, {count} an image", words, figure)
 
 
-def _groups(subject: Subject, labels: Tensor, *, alone: bool) -> list[str]:
-    """What colours the points: the set, in a union the source; the class, if there is but one set of few classes."""
+def _groups(subject: Subject, labels: Tensor, *, alone: bool, name: str | None) -> list[str]:
+    """What colours the points: the set, in a union the source; the class, if there is but one set of few classes.
+
+    `name` stands for the set where several bundles are of the same one.
+    """
     manifest = subject.bundle.manifest
-    if manifest.class_sources:
+    if manifest.class_sources and not name:
         return [manifest.class_sources[label] for label in labels.tolist()]
     if alone and len(manifest.classes) <= _MOST_COLOURS:
         return [manifest.classes[label] for label in labels.tolist()]
-    return [manifest.dataset] * len(labels)
+    return [name or manifest.dataset] * len(labels)
 
 
 def _render(

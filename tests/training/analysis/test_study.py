@@ -65,6 +65,19 @@ def test_images_of_other_classes_are_refused(
         open_subject(bundles["pgn"])
 
 
+def test_images_that_have_moved_are_found_by_their_name(
+    bundles: dict[str, Path], class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is looked into on another machine than it was trained on."""
+    config = read_bundle(bundles["pgn"]).manifest.training["config"]
+    monkeypatch.setitem(config, "dataset", [f"folder:/trained/here/{class_folders.name}"])
+    monkeypatch.setattr("training.analysis.subject.config_of", lambda bundle: _config(config))
+    with pytest.raises(UsageError, match="is not a folder"):
+        open_subject(bundles["pgn"])
+    with pytest.raises(UsageError, match="knows other classes"):  # so they were opened
+        open_subject(bundles["pgn"], data_dir=class_folders.parent)
+
+
 def _config(data: dict[str, object]) -> object:
     from training.config import TrainConfig
 
