@@ -14,6 +14,7 @@ from pgn.errors import UsageError
 from pgn.method.backbone import load_backbone
 from tests.toys import make_bundle
 from training import inversion
+from training.analysis import subject
 from training.config import TrainConfig
 from training.inversion import CLAMPED, FLOAT, FORWARD, JPEG, PLAIN, PNG, WAYS, Evidence, as_csv, as_markdown, measure
 
@@ -30,7 +31,9 @@ def make_trained(tmp_path: Path, backbone_folder: Path) -> Make:
             make_bundle(tmp_path, "digits", digest, num_classes=10, num_prompts=num_prompts, library=library)
         )
         config = TrainConfig(dataset=("digits",), out=tmp_path / "run", backbone=backbone_folder)
-        manifest = made.manifest.model_copy(update={"training": {"config": config.model_dump(mode="json")}})
+        manifest = made.manifest.model_copy(
+            update={"training": {"config": config.model_dump(mode="json")}, "classes": tuple("0123456789")}
+        )
         tensors = dict(made.tensors)
         if library == "latent":
             tensors["generator.library.tokens"] = 100 * tensors["generator.library.tokens"]
@@ -66,7 +69,7 @@ def test_pixels_of_latent_prompts_keep_only_in_floating_point(make_trained: Make
 def test_the_limit_is_spread_over_the_split(make_trained: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Splits are sorted by class as often as not; the first images would be of one class."""
     asked: list[int] = []
-    plain = inversion.load_split
+    plain = subject.load_split
 
     def watch(*given: object) -> object:
         images = plain(*given)
@@ -74,7 +77,7 @@ def test_the_limit_is_spread_over_the_split(make_trained: Make, monkeypatch: pyt
         images.pixels = lambda indices: (asked.extend(indices.tolist()), pixels(indices))[1]
         return images
 
-    monkeypatch.setattr(inversion, "load_split", watch)
+    monkeypatch.setattr(subject, "load_split", watch)
     measure(make_trained("rgb"), limit=3)
     assert asked[0] == 0
     assert asked[2] > 100

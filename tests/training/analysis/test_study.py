@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pgn.bundle import read_bundle
-from pgn.errors import UsageError
+from pgn.errors import DataInvalid, UsageError
 from tests.toys import make_bundle
 from training.analysis.study import Study, study
 from training.analysis.subject import Subject, open_subject
@@ -72,7 +72,7 @@ def test_images_that_have_moved_are_found_by_their_name(
     config = read_bundle(bundles["pgn"]).manifest.training["config"]
     monkeypatch.setitem(config, "dataset", [f"folder:/trained/here/{class_folders.name}"])
     monkeypatch.setattr("training.analysis.subject.config_of", lambda bundle: _config(config))
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(DataInvalid, match="is not a folder"):
         open_subject(bundles["pgn"])
     with pytest.raises(UsageError, match="knows other classes"):  # so they were opened
         open_subject(bundles["pgn"], data_dir=class_folders.parent)
