@@ -7,12 +7,13 @@ come before decoding: a hostile header costs no memory. Pillow and NumPy only.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pgn.errors import EmptyBody, ImageTooLarge, NotAnImage, PromptedImageInvalid, UnreadableImage
 
@@ -33,6 +34,18 @@ _SIGNATURES: Final = {
 }
 _FORMATS: Final = tuple(_SIGNATURES)  # JPEG's reader also takes MPO, what many phones write into a .jpg
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_UPRIGHT: Final = {  # what undoes each orientation of EXIF
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's readers raise on damaged files: numbers cut short or too large, offsets into nowhere, unknown codes.
+_DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
+                   struct.error)  # fmt: skip
 
 # Our own limit is checked on the header, before Pillow decodes, and damage that Pillow can live with is no news to a
 # server: its warnings would only add noise to the log.
@@ -105,14 +118,22 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
             if width * height > max_pixels:
                 raise ImageTooLarge(f"the image is {width} x {height} pixels; the limit is {max_pixels:,} pixels")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"the image is over the limit of {max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:  # its own text names an object in memory
         raise UnreadableImage("the image cannot be decoded: what follows its first bytes is no such format") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except _DAMAGED as error:
         raise UnreadableImage(f"the image cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as EXIF or XMP says that it is to be seen.
+
+    Pillow's own `exif_transpose` also writes the whole EXIF block anew, which fails on tags of an unusual type.
+    """
+    method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -40,6 +40,16 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF as a camera with manners of its own writes it: (tag, type, count, four bytes of value) each."""
+    rows = (struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(rows) + bytes(4)
+
+
+SIDEWAYS = (0x0112, 3, 1, b"\x06\0\0\0")  # orientation 6: the stored left is the top on view
+ASCII = 2
+
+
 class TestReadable:
     @pytest.mark.parametrize("file_format", ["PNG", "GIF", "BMP", "TIFF", "PPM", "JPEG", "WEBP", "MPO"])
     def test_every_announced_format_is_read(self, file_format):
@@ -133,6 +143,18 @@ class TestReadable:
         assert np.abs(np.asarray(image, int)[2:7, 2:7] - RED).max() < 30
         assert np.asarray(image, int)[-8:, -8:].min() > 225
 
+    @pytest.mark.parametrize("tag", [0x0100, 0x0128, 0x011A], ids=["ImageWidth", "ResolutionUnit", "XResolution"])
+    def test_a_number_written_as_text_in_exif_does_not_keep_a_picture_from_being_turned(self, tag):
+        """Only the orientation is read; writing the other tags anew, as Pillow does, fails on such a file."""
+        data = encoded(noise(13, 9), "JPEG", exif=exif_block(SIDEWAYS, (tag, ASCII, 4, b"abc\0")))
+        plain = decode_rgb(encoded(noise(13, 9), "JPEG"))
+        assert np.array_equal(decode_rgb(data), plain.transpose(Image.Transpose.ROTATE_270))
+
+    def test_what_xmp_says_of_the_orientation_counts_too(self):
+        """Some editors leave EXIF alone and write it there."""
+        data = encoded(noise(13, 9), "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+        assert decode_rgb(data).size == (9, 13)
+
     @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
     def test_of_an_animation_the_first_frame_is_taken(self, file_format):
         """A still has to be chosen; the first is what a viewer shows before it plays."""
@@ -169,6 +191,20 @@ class TestRefused:
         with pytest.raises(UnreadableImage) as refusal:
             decode_rgb(start + b"nonsense" * 20)
         assert "object at" not in str(refusal.value)
+
+    def test_a_tiff_whose_pixels_lie_beyond_every_file_is_unreadable(self):
+        """Python's own complaint about a number of 64 bits would end a training in a traceback."""
+        data = bytearray(encoded(noise(13, 9), "TIFF"))
+        entry = data.index(struct.pack("<HH", 0x0111, 4))  # StripOffsets, 32 bits
+        data[entry : entry + 12] = struct.pack("<HHII", 0x0111, 16, 1, len(data))  # 64 bits, which stand at the end
+        with pytest.raises(UnreadableImage, match="cannot be decoded"):
+            decode_rgb(bytes(data) + b"\xff" * 8)
+
+    def test_exif_cut_short_is_unreadable(self):
+        """Which way is up cannot be told."""
+        data = encoded(noise(13, 9), "PNG", exif=b"Exif\0\0II*\0\x08")
+        with pytest.raises(UnreadableImage, match="cannot be decoded"):
+            decode_rgb(data)
 
     def test_floating_point_pixels_are_refused_with_a_way_out(self):
         """Nobody can tell what brightness 0.5 or 300.0 was meant to be."""
@@ -226,6 +262,7 @@ def _samples() -> list[bytes]:
     return [
         *(encoded(image, name) for name in ("PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP")),
         *(encoded(image, name, exif=exif) for name in ("JPEG", "PNG", "WEBP")),
+        encoded(image, "JPEG", exif=exif_block(SIDEWAYS, (0x0100, ASCII, 4, b"abc\0"), (0x8769, 4, 1, bytes(4)))),
         encoded(image, "TIFF", compression="tiff_lzw"),
         encoded(image.convert("P"), transparency=3),
         encoded(image.convert("CMYK"), "JPEG"),
