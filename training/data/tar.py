@@ -12,7 +12,7 @@ from pgn.errors import DataInvalid, UnreadableImage
 from pgn.images import decode_rgb
 from training.data.dataset import Dataset
 from training.data.labelled import Reader
-from training.data.tree import dataset_from_tree
+from training.data.tree import dataset_from_tree, is_passed_over
 
 
 def tar(path: Path) -> Dataset:
@@ -23,7 +23,7 @@ def tar(path: Path) -> Dataset:
     """
     try:
         with tarfile.open(path, "r:") as archive:
-            members = [member for member in archive if member.isfile()]
+            members = archive.getmembers()
     except OSError as error:
         raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a tar file: tar:FILE") from error
     except tarfile.TarError as error:
@@ -31,11 +31,16 @@ def tar(path: Path) -> Dataset:
             f"{path} is not a plain tar: {error}", hint="a compressed one has to be unpacked first, e.g. with gunzip"
         ) from error
     files: dict[str, Reader] = {}
+    folders: list[str] = []
     for member in members:
         relative = PurePosixPath(member.name)  # drops a leading ./
-        if not any(part.startswith(".") for part in relative.parts):
+        if any(map(is_passed_over, relative.parts)):
+            continue
+        if member.isfile():
             files[str(relative)] = partial(_read, path, member.offset_data, member.size)
-    return dataset_from_tree(path.name.split(".")[0], str(path), files)
+        elif member.isdir():
+            folders.append(str(relative))
+    return dataset_from_tree(path.name.split(".")[0], str(path), files, folders)
 
 
 def _read(path: Path, offset: int, size: int) -> Image.Image:

@@ -1,46 +1,119 @@
 """Images in class folders, on disk or in a tar: which file belongs to which class and split.
 
-Two layouts are read: `<class>/<file>`, and `<split>/<class>/<file>` with the splits train, val and test.
+Two layouts are read: `<class>/<file>`, and `<split>/<class>/<file>` with the splits train, val and test, whose other
+usual names are known too. What may be meant in two ways is refused: a split taken for a class, or passed over, would
+show in no message, only in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Final, TypeAlias
 
 from pgn.errors import DataInvalid
 from training.data.dataset import SPLITS, Dataset, SplitName
 from training.data.labelled import Labelled, Reader, dataset_from_splits
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-_LAYOUT_HINT = "expected <class>/<image> or train/<class>/<image>, with at least two classes"
+Parts: TypeAlias = tuple[str, ...]
+
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+_SPLIT_WORDS: Final[Mapping[str, SplitName]] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_LAYOUT_HINT: Final = "expected <class>/<image> or train/<class>/<image>, with at least two classes"
 
 
-def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader]) -> Dataset:
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's: hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folders: Iterable[str]) -> Dataset:
     """The data set in a tree of image files.
 
     Args:
         name: Becomes the data set's name.
         where: What messages call the tree.
         files: A reader for each relative path; what is no image by its suffix is passed over.
+        folders: Relative paths of the folders that are known, so that one without any file is seen too.
 
     Raises:
-        DataInvalid: No images in class folders, or what `dataset_from_splits` raises.
+        DataInvalid: No images in class folders; a class or split without images; folders that may be splits as well
+            as classes; or what `dataset_from_splits` raises.
     """
-    splits = _by_split({path: read for path, read in files.items() if PurePosixPath(path).suffix.lower() in SUFFIXES})
-    if not splits:
+    paths = {_parts(path): path for path in sorted(files)}
+    images = [parts for parts in paths if _suffix(parts) in SUFFIXES]
+    present = {
+        start for folder in (*map(_parts, folders), *(parts[:-1] for parts in paths)) for start in _starts(folder)
+    }
+    splits = _splits(where, images, {folder[0] for folder in present})
+    depth = 2 if splits else 1  # at which class folders lie
+    filled = {start for parts in images if len(parts) > depth for start in _starts(parts[:depth])}
+    for folder in sorted(present - filled):
+        if len(folder) <= depth and (not splits or folder[0] in splits):
+            raise DataInvalid(
+                f"{where}: {'/'.join(folder)!r} holds {_content(folder, paths)}",
+                hint=f"put images into it ({' '.join(sorted(SUFFIXES))}), or take it out",
+            )
+    if not filled:
         raise DataInvalid(f"{where} holds no images in class folders", hint=_LAYOUT_HINT)
-    return dataset_from_splits(name, where, splits, expected=_LAYOUT_HINT)
-
-
-def _by_split(files: Mapping[str, Reader]) -> dict[SplitName, list[Labelled]]:
-    """Files by split, sorted by path; a tree without a split layout is all train."""
-    paths = {path: PurePosixPath(path).parts for path in sorted(files)}
-    has_splits = any(len(parts) > 2 and parts[0] == "train" for parts in paths.values())
+    if len(filled) == 1 and any(len(parts) > 2 for parts in images):
+        ((only,),) = filled
+        raise DataInvalid(
+            f"{where} holds one class only, {only!r}", hint=f"the classes seem to lie in {only}/; {_LAYOUT_HINT}"
+        )
     found: dict[SplitName, list[Labelled]] = {}
-    for path, parts in paths.items():
-        if has_splits and len(parts) > 2 and parts[0] in SPLITS:
-            found.setdefault(parts[0], []).append(Labelled(path, parts[1], files[path]))
-        elif not has_splits and len(parts) > 1:
-            found.setdefault("train", []).append(Labelled(path, parts[0], files[path]))
-    return found
+    for parts in images:
+        if len(parts) > depth:
+            image = Labelled(paths[parts], parts[depth - 1], files[paths[parts]])
+            found.setdefault(splits.get(parts[0], "train"), []).append(image)
+    return dataset_from_splits(name, where, found, expected=_LAYOUT_HINT)
+
+
+def _splits(where: str, images: Iterable[Parts], tops: Collection[str]) -> dict[str, SplitName]:
+    """The split of each folder that is one; none at all if the folders are classes."""
+    words = {top: _SPLIT_WORDS[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT_WORDS}
+    with_images = {parts[0] for parts in images if len(parts) > 1}
+    with_classes = {parts[0] for parts in images if len(parts) > 2} & words.keys()
+    if "train" not in {words[top] for top in with_classes}:
+        if with_classes or (with_images and with_images <= words.keys()):
+            raise DataInvalid(
+                f"{where} has splits ({', '.join(words)}), but no images in train/<class>/", hint=_LAYOUT_HINT
+            )
+        return {}
+    if strays := sorted(with_images - words.keys()):
+        raise DataInvalid(
+            f"{where} has {', '.join(words)}, and beside them images in {', '.join(strays)}",
+            hint="put these into train, val or test, or take them out",
+        )
+    for split in SPLITS:
+        if len(same := [top for top in words if words[top] == split]) > 1:
+            raise DataInvalid(f"{where}: {' and '.join(same)} are both {split}", hint="put them into one folder")
+    return words
+
+
+def _content(folder: Parts, paths: Iterable[Parts]) -> str:
+    """What a folder holds that should hold images of classes."""
+    below = [parts for parts in paths if parts[: len(folder)] == folder]
+    if not below:
+        return "no files"
+    suffixes = sorted({_suffix(parts) or "without a suffix" for parts in below})
+    if SUFFIXES.isdisjoint(suffixes):
+        return f"{len(below)} file(s), none of a known format: {', '.join(suffixes)}"
+    return f"{len(below)} file(s), none in a class folder"
+
+
+def _parts(path: str) -> Parts:
+    return PurePosixPath(path).parts
+
+
+def _starts(parts: Parts) -> list[Parts]:
+    """The folder and those that it lies in."""
+    return [parts[:count] for count in range(1, len(parts) + 1)]
+
+
+def _suffix(parts: Parts) -> str:
+    return PurePosixPath(parts[-1]).suffix.lower()

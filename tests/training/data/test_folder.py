@@ -35,6 +35,57 @@ def test_hidden_files_and_other_files_are_passed_over(class_folders: Path) -> No
     assert sum(len(folder(class_folders).split(split)) for split in ("train", "val", "test")) == 20
 
 
+def test_a_link_to_a_folder_is_followed(class_folders: Path, tmp_path: Path) -> None:
+    """Whoever is short of space links the class that lies elsewhere."""
+    (class_folders / "dog").rename(tmp_path / "elsewhere")
+    (class_folders / "dog").symlink_to(tmp_path / "elsewhere")
+    dataset = folder(class_folders)
+    assert dataset.classes == ("cat", "dog")
+    assert all(example.read().size == (40, 40) for example in dataset.train)
+
+
+def test_links_in_a_circle_are_walked_once(class_folders: Path) -> None:
+    """A link to the folder above, and two folders that lead to each other."""
+    (class_folders / "cat" / "up").symlink_to(class_folders)
+    (class_folders / "cat" / "friend").symlink_to(class_folders / "dog")
+    (class_folders / "dog" / "friend").symlink_to(class_folders / "cat")
+    names = [example.name for split in ("train", "val", "test") for example in folder(class_folders).split(split)]
+    assert len(names) == 40  # the friend's images once too
+    assert max(name.count("/") for name in names) == 2
+
+
+def test_a_class_whose_link_leads_nowhere_is_named(class_folders: Path) -> None:
+    """The disk with its images is not there today."""
+    (class_folders / "horse").symlink_to("/nowhere/horse")
+    with pytest.raises(DataInvalid, match="'horse' holds no files"):
+        folder(class_folders)
+
+
+def test_an_empty_class_folder_is_named(class_folders: Path) -> None:
+    """A class that nobody has filled yet would be missing from the bundle."""
+    (class_folders / "bird").mkdir()
+    with pytest.raises(DataInvalid, match=r"My Pets: 'bird' holds no files \(put images into it .*, or take it out"):
+        folder(class_folders)
+
+
+def test_what_macos_adds_to_an_archive_is_no_class(class_folders: Path) -> None:
+    """Every zip that was packed there has such a folder."""
+    (class_folders / "__MACOSX" / "cat").mkdir(parents=True)
+    (class_folders / "__MACOSX" / "cat" / "._1.png").write_bytes(b"")
+    assert folder(class_folders).classes == ("cat", "dog")
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, for one; its images would be missing without a word."""
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("training.data.folder.os.scandir", refuse)
+    with pytest.raises(DataInvalid, match="My Pets cannot be read: Permission denied"):
+        folder(class_folders)
+
+
 def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
     """The most common slip: one folder too high or too low."""
     with pytest.raises(DataInvalid, match=r"holds no images in class folders \(expected <class>/<image>"):

@@ -31,6 +31,23 @@ def test_a_tar_holds_what_the_folder_held(packed: Path, class_folders: Path) -> 
         assert np.array_equal(mine.read(), other.read())
 
 
+def test_an_empty_class_folder_in_a_tar_is_named(class_folders: Path, tmp_path: Path) -> None:
+    """As in a folder."""
+    (class_folders / "bird").mkdir()
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(class_folders, arcname=".")
+    with pytest.raises(DataInvalid, match=r"pets\.tar: 'bird' holds no files"):
+        tar(tmp_path / "pets.tar")
+
+
+def test_a_tar_packed_one_level_too_high_says_so(class_folders: Path, tmp_path: Path) -> None:
+    """`tar -cf pets.tar pets` is what most people write."""
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(class_folders, arcname="pets")
+    with pytest.raises(DataInvalid, match=r"holds one class only, 'pets' \(the classes seem to lie in pets/"):
+        tar(tmp_path / "pets.tar")
+
+
 def test_a_compressed_tar_says_what_to_do(class_folders: Path, tmp_path: Path) -> None:
     """Its members cannot be read in place."""
     with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
