@@ -44,11 +44,19 @@ def open_dataset(spec: str, data_dir: Path) -> Dataset:
         return open_entry(CATALOGUE[spec], data_dir)
     kind, _, path = spec.partition(":")
     if kind in _AT_PATH and path:
-        return _AT_PATH[kind](Path(path))
+        return _AT_PATH[kind](_at_home(Path(path)))
     near = get_close_matches(spec.lower(), NAMES, n=3)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     kinds = ", ".join(f"{kind}:PATH" for kind in _AT_PATH)
     raise UsageError(f"there is no data set {spec!r}", hint=f"{guess}`pgn data list` has all names; also {kinds}")
+
+
+def _at_home(path: Path) -> Path:
+    """The path with a leading ~ written out, which no shell does behind `folder:`."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user; the message then shows what was written
+        return path
 
 
 def open_datasets(

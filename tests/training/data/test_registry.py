@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgn.errors import UsageError
+from pgn.errors import DataInvalid, UsageError
 from training.data.registry import NAMES, open_dataset, open_datasets
 
 
@@ -25,6 +25,14 @@ def test_a_name_that_is_nearly_right_is_suggested(spec: str, meant: str) -> None
     """Everyone writes these names a little differently."""
     with pytest.raises(UsageError, match=rf"did you mean {meant}\b"):
         open_dataset(spec, Path("data"))
+
+
+def test_a_path_may_begin_at_home(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell writes out the ~ behind `folder:`."""
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    assert open_dataset("folder:~/My Pets", Path()).name == "my-pets"
+    with pytest.raises(DataInvalid, match=r"~nobody-of-this-name/x\.csv cannot be read"):
+        open_dataset("csv:~nobody-of-this-name/x.csv", Path())
 
 
 def test_no_two_sets_share_a_name() -> None:
