@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgn.method.head import Head, linear_head
 
+ABSENT = 10.0  # logits below the mean of the others: never first, and not so far that it upsets a temperature
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, inverse regularisation
 
 
@@ -46,21 +47,24 @@ def fold(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Head:
     return head.eval().requires_grad_(False)
 
 
-def fit_probe(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> LinearProbe:
+def fit_probe(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, *, num_classes: int) -> LinearProbe:
     """Fit on train; of `STRENGTHS` the one that is best on validation, the strongest regularisation among equals.
+
+    A class without training images gets a row that never wins.
 
     Args:
         train: (M, features) float32.
-        train_labels: (M) int64; every class occurs.
+        train_labels: (M) int64; at least two classes occur.
         val: (V, features) float32.
         val_labels: (V) int64.
+        num_classes: C.
     """
     mean, std = train.mean(0), train.std(0, correction=0)
     std = torch.where(std > 0, std, 1.0)
     rows, targets = ((train - mean) / std).numpy().astype(np.float64), train_labels.numpy()
     best: tuple[float, LinearProbe] | None = None
     for strength in STRENGTHS:
-        probe = _fit(rows, targets, strength, mean, std)
+        probe = LinearProbe(mean, std, *_fit(rows, targets, strength, num_classes), strength)
         accuracy = (probe.head()(val).argmax(1) == val_labels).double().mean().item()
         if best is None or accuracy > best[0]:
             best = accuracy, probe
@@ -68,11 +72,17 @@ def fit_probe(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tens
     return best[1]
 
 
-def _fit(rows: np.ndarray, targets: np.ndarray, strength: float, mean: Tensor, std: Tensor) -> LinearProbe:
+def _fit(rows: np.ndarray, targets: np.ndarray, strength: float, num_classes: int) -> tuple[Tensor, Tensor]:
+    """(C, features) weight and (C) bias."""
     with warnings.catch_warnings():  # weakly regularised fits may stop early; validation judges them as they are
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(C=strength, max_iter=300).fit(rows, targets)
     weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
     if len(weight) == 1:  # scikit-learn gives one row for two classes: the score of the second
         weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
-    return LinearProbe(mean, std, weight, bias, strength)
+    # The mean of the rows is 0 up to rounding, as the regularisation leaves no common part. What scores below the mean
+    # scores below the best, whatever the features are.
+    all_weights, all_biases = weight.mean(0).repeat(num_classes, 1), (bias.mean() - ABSENT).repeat(num_classes)
+    present = torch.from_numpy(fitted.classes_)
+    all_weights[present], all_biases[present] = weight, bias
+    return all_weights, all_biases

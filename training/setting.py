@@ -69,6 +69,7 @@ def prepare(config: TrainConfig, device: torch.device | None = None) -> Setting:
         raise DataInvalid(f"{dataset.name} has one class only", hint="a classifier needs two or more")
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
     features = plain_features(backbone, val, config.cache)
-    probe = fit_probe(plain_features(backbone, train, config.cache), train.labels, features, val.labels)
+    learned = plain_features(backbone, train, config.cache)
+    probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))
     probe_val = score(probe.head()(features), val.labels, dataset.class_sources)
     return Setting(config, dataset, backbone, device, train, val, probe, probe_val)

@@ -25,7 +25,7 @@ def _blobs(num_classes: int, count: int, seed: int) -> tuple[torch.Tensor, torch
 def test_the_folded_head_answers_as_scikit_learn_does(num_classes: int) -> None:
     """Standardisation is folded into weight and bias; also for two classes, where scikit-learn keeps one row."""
     train, labels = _blobs(num_classes, 210, 1)
-    probe = fit_probe(train, labels, *_blobs(num_classes, 70, 2))
+    probe = fit_probe(train, labels, *_blobs(num_classes, 70, 2), num_classes=num_classes)
     scaler = StandardScaler().fit(train.double())
     theirs = LogisticRegression(C=probe.strength, max_iter=300).fit(scaler.transform(train.double()), labels)
     rows, _ = _blobs(num_classes, 50, 3)
@@ -37,4 +37,19 @@ def test_validation_chooses_the_strength() -> None:
     """Of equal ones the strongest regularisation: with clear-cut classes, the smallest C."""
     rows = torch.tensor([[-1.0], [1.0]]).repeat(20, 1)
     labels = torch.tensor([0, 1]).repeat(20)
-    assert fit_probe(rows, labels, rows, labels).strength == STRENGTHS[0]
+    assert fit_probe(rows, labels, rows, labels, num_classes=2).strength == STRENGTHS[0]
+
+
+@pytest.mark.parametrize("present", [[0, 2, 3], [1, 4]])
+def test_a_class_without_training_images_never_wins(present: list[int]) -> None:
+    """Not even far from all training images, where a fixed low score would; the other rows are as if it were not."""
+    rows, labels = _blobs(5, 300, 1)
+    chosen = torch.isin(labels, torch.tensor(present))
+    seen, numbers = rows[chosen], torch.searchsorted(torch.tensor(present), labels[chosen])
+    probe = fit_probe(seen, labels[chosen], seen, labels[chosen], num_classes=5)
+    alone = fit_probe(seen, numbers, seen, numbers, num_classes=len(present))
+    assert torch.equal(probe.weight[present], alone.weight)
+    assert torch.equal(probe.bias[present], alone.bias)
+    assert probe.weight.sum(0).abs().max() < 1e-5
+    for scale in (1.0, 1e3):
+        assert set(probe.head()(rows * scale).argmax(1).tolist()) <= set(present)

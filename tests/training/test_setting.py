@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pgn.errors import DataInvalid
 from training import setting
 from training.config import TrainConfig, open_images
+from training.heads import start_head
 from training.setting import prepare
 
 
@@ -20,6 +22,20 @@ def test_one_class_is_refused(make_config: Callable[..., TrainConfig], monkeypat
     monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, classes=("0",), **zeros))
     with pytest.raises(DataInvalid, match="digits has one class only"):
         prepare(make_config())
+
+
+def test_a_class_that_may_be_absent_from_train_gets_a_row_that_never_wins(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in VTAB's list of SUN397; the head that learns starts there too."""
+    whole = open_images(make_config())
+    without = tuple(example for example in whole.train if example.label != 3)
+    monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, train=without, has_every_class=False))
+    found = prepare(make_config())
+    head = start_head(found)
+    features = torch.randn(1000, found.backbone.num_features)
+    assert head(features).shape == (1000, 10)
+    assert 3 not in head(features).argmax(1)
 
 
 def test_the_probe_is_fitted_on_what_the_config_leaves(make_config: Callable[..., TrainConfig]) -> None:

@@ -44,6 +44,7 @@ class Dataset:
         template: Sentence with one {} that names a class to a text encoder.
         licence: What the images' licence is, as far as known.
         class_sources: For a union, the set that each class comes from.
+        has_every_class: Whether every class has to have a training image; a published list may leave some out.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     template: str = "a photo of a {}"
     licence: str = "unstated"
     class_sources: tuple[str, ...] | None = None
+    has_every_class: bool = True
 
     def split(self, name: SplitName) -> tuple[Example, ...]:
         """The examples of one split."""

@@ -70,10 +70,11 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
     """The split's images; those that cannot be read are skipped, each with a warning, and counted.
 
     Raises:
-        DataInvalid: A class has no readable image in the training split, or the split has none at all.
+        DataInvalid: A class has no readable image in the training split, unless the set may lack some there; or the
+            split has no readable image at all.
     """
     examples = dataset.split(split)
-    needed = set(range(len(dataset.classes))) if split == "train" else set()
+    needed = set(range(len(dataset.classes))) if split == "train" and dataset.has_every_class else set()
     if absent := needed - {example.label for example in examples}:
         raise DataInvalid(
             f"{dataset.name}: class {dataset.classes[min(absent)]!r} has no training image",

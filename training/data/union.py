@@ -33,6 +33,7 @@ def union(datasets: Sequence[Dataset]) -> Dataset:
         flip=all(dataset.flip for dataset in datasets),
         licence="; ".join(f"{dataset.name}: {dataset.licence}" for dataset in datasets),
         class_sources=tuple(dataset.name for dataset in datasets for _ in dataset.classes),
+        has_every_class=all(dataset.has_every_class for dataset in datasets),
     )
 
 

@@ -44,6 +44,7 @@ class Entry:
         test: Published test images.
         template: Class text with one {}.
         flip: Whether a mirrored image keeps its meaning.
+        has_every_class: Whether each class has a published training image.
         licence: As far as known.
     """
 
@@ -61,6 +62,7 @@ class Entry:
     licence: str
     template: str = "This is a photo of a {}"
     flip: bool = True
+    has_every_class: bool = True
 
     def folder(self, data_dir: Path) -> Path:
         """Where its files lie, or should be put."""
@@ -108,6 +110,7 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
         flip=entry.flip,
         template=entry.template,
         licence=entry.licence,
+        has_every_class=entry.has_every_class,
     )
 
 

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from pgn.errors import DataInvalid
+from tests.toys import TOY_PREPROCESS
 from training.data.dataset import Example
+from training.data.images import load_split
 from training.data.named import vtab
 from training.data.named.catalogue import CATALOGUE
 from training.data.named.vtab import draw
@@ -53,6 +55,19 @@ def test_a_label_beyond_the_classes_is_refused(lists: Path, data_dir: Path) -> N
     (lists / "test.txt").write_text("images/test/00 1.jpg 102\n")
     with pytest.raises(DataInvalid, match=r"test: images/test/00 1\.jpg has label 102 of 102 classes"):
         open_dataset("vtab-caltech101", data_dir)
+
+
+def test_suns_list_may_lack_a_class(write_images: Write, data_dir: Path) -> None:
+    """VTAB's 800 images of 397 classes leave some out. The other tasks' lists have every class, so there a gap is a
+    damaged list."""
+    for lists, path in (("sun397", "abbey/1.jpg"), ("caltech101", "crab/1.jpg")):
+        write_images([f"vtab-1k/{lists}/{path}"])
+        for stem in ("train800", "val200", "test"):
+            row = path if stem == "train800" else f"{stem}.jpg"
+            (data_dir / "vtab-1k" / lists / f"{stem}.txt").write_text(f"{row} 3\n")
+    assert len(load_split(open_dataset("vtab-sun397", data_dir), "train", TOY_PREPROCESS)) == 1
+    with pytest.raises(DataInvalid, match=r"vtab-caltech101: class '0' has no training image"):
+        load_split(open_dataset("vtab-caltech101", data_dir), "train", TOY_PREPROCESS)
 
 
 def test_without_lists_the_original_set_is_drawn_from(
