@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pgn.errors import DataInvalid
 from pgn.method.backbone import FrozenBackbone, load_backbone
-from training.config import TrainConfig, open_images
+from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
-from training.data.images import Images, load_split
+from training.data.images import Images, load_split, warn_of_absent_classes
 from training.features import plain_features
 from training.probe import LinearProbe, fit_probe
 from training.scores import Scores, score
@@ -67,6 +67,8 @@ def prepare(config: TrainConfig, device: torch.device | None = None) -> Setting:
     dataset = open_images(config)
     if len(dataset.classes) < 2:
         raise DataInvalid(f"{dataset.name} has one class only", hint="a classifier needs two or more")
+    if is_first_process():
+        warn_of_absent_classes(dataset)
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
     features = plain_features(backbone, val, config.cache)
     learned = plain_features(backbone, train, config.cache)

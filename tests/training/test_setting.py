@@ -38,6 +38,17 @@ def test_a_class_that_may_be_absent_from_train_gets_a_row_that_never_wins(
     assert 3 not in head(features).argmax(1)
 
 
+def test_a_class_that_is_never_tested_is_said_before_training(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hours later it would be too late."""
+    whole = open_images(make_config())
+    without = tuple(example for example in whole.test if example.label != 3)
+    monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, test=without))
+    prepare(make_config())
+    assert caplog.messages == ["digits, test: no image of 3"]
+
+
 def test_the_probe_is_fitted_on_what_the_config_leaves(make_config: Callable[..., TrainConfig]) -> None:
     """Five images of each of ten digits."""
     found = prepare(make_config())

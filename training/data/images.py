@@ -15,10 +15,11 @@ from torch import Tensor
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid, RequestError
 from pgn.images import fit_square
-from training.data.dataset import Dataset, Example, SplitName
+from training.data.dataset import SPLITS, Dataset, Example, SplitName
 from training.data.parallel import in_waves
 
 CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
+SHOWN_CLASSES = 10  # of those that a warning names; a list of a thousand is no clear line
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,20 @@ class Images:
         except RequestError as error:
             _log.warning("skipped %s: %s", example.name, error.message)
             return None
+
+
+def warn_of_absent_classes(dataset: Dataset) -> None:
+    """One line for each split in which classes have no image: their answers are never looked at there.
+
+    The training split is only spoken of where it may lack classes; elsewhere `load_split` refuses it.
+    """
+    for split in SPLITS:
+        present = {example.label for example in dataset.split(split)}
+        absent = [name for label, name in enumerate(dataset.classes) if label not in present]
+        if absent and (split != "train" or not dataset.has_every_class):
+            more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
+            names = ", ".join(absent[:SHOWN_CLASSES])
+            _log.warning("%s, %s: no image of %s%s", dataset.name, split, names, more)
 
 
 def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Images:

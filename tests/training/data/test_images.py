@@ -14,8 +14,9 @@ from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid
 from pgn.images import read_square
 from training.data import images as module
+from training.data.dataset import Dataset, Example
 from training.data.folder import folder
-from training.data.images import load_split
+from training.data.images import load_split, warn_of_absent_classes
 
 PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -68,6 +69,30 @@ def test_a_class_without_any_training_image_is_told_from_damaged_ones(class_fold
     without_cats = replace(dataset, train=tuple(e for e in dataset.train if dataset.classes[e.label] != "cat"))
     with pytest.raises(DataInvalid, match=r"class 'cat' has no training image \(add images"):
         load_split(without_cats, "train", PREPROCESS)
+
+
+def test_classes_without_an_image_in_a_split_are_named_in_one_line_a_split(
+    class_folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is never asked is never wrong: the accuracy speaks of the other classes only."""
+    dataset = folder(class_folders)
+    cats = tuple(example for example in dataset.test if example.label == 0)
+    warn_of_absent_classes(dataset)
+    assert not caplog.messages
+    warn_of_absent_classes(replace(dataset, test=cats))
+    assert caplog.messages == ["my-pets, test: no image of dog"]
+
+
+def test_of_many_absent_classes_the_first_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """200 validation images of 397 classes, as in VTAB, and a training list that may lack some too."""
+    names, image = tuple(str(number) for number in range(14)), Example("x.png", 1, lambda: Image.new("RGB", (1, 1)))
+    few = Dataset("few", names, train=(image,), val=(image,), test=(image,), flip=True)
+    warn_of_absent_classes(replace(few, has_every_class=False))
+    listed = "no image of 0, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"
+    assert caplog.messages == [f"few, {split}: {listed}" for split in ("train", "val", "test")]
+    caplog.clear()
+    warn_of_absent_classes(few)
+    assert caplog.messages == [f"few, {split}: {listed}" for split in ("val", "test")]
 
 
 def test_a_picture_of_one_pixel_is_a_picture(class_folders: Path) -> None:
