@@ -123,10 +123,12 @@ def start_head(setting: Setting) -> TrainingHead:
 
 
 def _class_embeddings(setting: Setting) -> Head:
-    config, classes = setting.config, setting.dataset.classes
+    config, texts = setting.config, setting.dataset.class_texts
     if config.head == "prototypes":
         features = plain_features(setting.backbone, setting.train, config.cache)
-        return prototype_head(features, setting.train.labels, len(classes))
+        return prototype_head(features, setting.train.labels, len(texts))
     from training.backbones.clip import class_texts  # open_clip is slow to import, and only text needs it
 
-    return text_head(*class_texts(config.backbone, classes, setting.template))
+    if config.template is None:  # each class in the sentence of its own set
+        return text_head(*class_texts(config.backbone, [text.sentence() for text in texts], "{}"))
+    return text_head(*class_texts(config.backbone, [text.name for text in texts], config.template))

@@ -38,9 +38,10 @@ class Setting:
         return self.dataset.flip if self.config.flip is None else self.config.flip
 
     @property
-    def template(self) -> str:
-        """The sentence that names a class."""
-        return self.config.template or self.dataset.template
+    def template(self) -> str | None:
+        """The sentence that names a class; None for a union of sets that have several."""
+        own = {text.template for text in self.dataset.class_texts}
+        return self.config.template or (own.pop() if len(own) == 1 else None)
 
     def groups(self) -> Tensor:
         """(M) int64 number of the data set that each training image comes from; all 0 without a union."""

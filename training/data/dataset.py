@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -30,6 +30,22 @@ class Example:
     read: Callable[[], Image.Image]
 
 
+class ClassText(NamedTuple):
+    """How a text encoder is told of a class.
+
+    Attributes:
+        template: Sentence with one {}.
+        name: What stands in its place: the class name without the prefix that a union may give it.
+    """
+
+    template: str
+    name: str
+
+    def sentence(self) -> str:
+        """The template filled with the name."""
+        return self.template.replace("{}", self.name)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A set of labelled images.
@@ -41,9 +57,10 @@ class Dataset:
         val: Images that choose: the epoch, the probe's regularisation, the temperature.
         test: Images looked at once, at the end.
         flip: Whether a mirrored image keeps its meaning (clothes do, digits do not).
-        template: Sentence with one {} that names a class to a text encoder.
+        template: Sentence with one {} that names a class to a text encoder; in a union each class has its own set's.
         licence: What the images' licence is, as far as known.
         class_sources: For a union, the set that each class comes from.
+        set_texts: For a union, the texts of each class in its own set.
         has_every_class: Whether every class has to have a training image; a published list may leave some out.
     """
 
@@ -56,7 +73,13 @@ class Dataset:
     template: str = "a photo of a {}"
     licence: str = "unstated"
     class_sources: tuple[str, ...] | None = None
+    set_texts: tuple[ClassText, ...] | None = None
     has_every_class: bool = True
+
+    @property
+    def class_texts(self) -> tuple[ClassText, ...]:
+        """How each class is told to a text encoder."""
+        return self.set_texts or tuple(ClassText(self.template, name) for name in self.classes)
 
     def split(self, name: SplitName) -> tuple[Example, ...]:
         """The examples of one split."""

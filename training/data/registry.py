@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,7 @@ from training.data.folder import folder
 from training.data.named.catalogue import CATALOGUE
 from training.data.named.entry import open_entry
 from training.data.tar import tar
-from training.data.union import union
+from training.data.union import union, with_distinct_names
 
 _AT_HAND: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda _: digits(),
@@ -67,8 +68,23 @@ def open_datasets(
     limit_val: int | None = None,
     fraction: float | None = None,
 ) -> Dataset:
-    """One set, or the union of several; each is limited, and a fraction of it drawn, before they are joined."""
+    """One set, or the union of several; each is limited, and a fraction of it drawn, before they are joined.
+
+    Of different sets with one name the second gets a number behind it.
+
+    Raises:
+        UsageError: No spec, or the same one twice.
+        PgnError: What `open_dataset` raises.
+    """
     if not specs:
         raise UsageError("no data set is named", hint="give at least one --dataset")
+    if twice := [spec for spec, count in Counter(map(_meaning, specs)).items() if count > 1]:
+        raise UsageError(f"the same data set is given twice: {twice[0]}", hint="name each set once")
     datasets = [open_dataset(spec, data_dir).limited(limit, limit_val, fraction) for spec in specs]
-    return datasets[0] if len(datasets) == 1 else union(datasets)
+    return datasets[0] if len(datasets) == 1 else union(with_distinct_names(datasets))
+
+
+def _meaning(spec: str) -> str:
+    """The spec with its path written out, so that two spellings of one path are one."""
+    kind, _, path = spec.partition(":")
+    return f"{kind}:{_at_home(Path(path)).resolve()}" if kind in _AT_PATH else spec

@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 
 from pgn.errors import UsageError
 from training.data.dataset import Dataset, Example, SplitName, safe_name
 
 
+def with_distinct_names(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """The sets, those whose name an earlier one has with a number behind it: pets, pets-2."""
+    taken = {dataset.name for dataset in datasets}
+    seen: set[str] = set()
+    named = []
+    for dataset in datasets:
+        name = dataset.name
+        if name in seen:
+            name = next(free for n in count(2) if (free := f"{dataset.name}-{n}") not in taken)
+        taken.add(name)
+        seen.add(name)
+        named.append(replace(dataset, name=name))
+    return named
+
+
 def union(datasets: Sequence[Dataset]) -> Dataset:
     """All images of all sets; the class list is the sets' lists, one after the other.
 
-    A class name that two sets have becomes "<set>/<name>". Mirroring is allowed only if every set allows it.
+    A class name that two sets have becomes "<set>/<name>"; to a text encoder each class is told as in its own set.
+    Mirroring is allowed only if every set allows it.
 
     Raises:
-        UsageError: A set is named twice.
+        UsageError: Two sets have the same name; `with_distinct_names` mends that.
     """
     names = [dataset.name for dataset in datasets]
     if len(set(names)) != len(names):
@@ -33,6 +50,7 @@ def union(datasets: Sequence[Dataset]) -> Dataset:
         flip=all(dataset.flip for dataset in datasets),
         licence="; ".join(f"{dataset.name}: {dataset.licence}" for dataset in datasets),
         class_sources=tuple(dataset.name for dataset in datasets for _ in dataset.classes),
+        set_texts=tuple(text for dataset in datasets for text in dataset.class_texts),
         has_every_class=all(dataset.has_every_class for dataset in datasets),
     )
 

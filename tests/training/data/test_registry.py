@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +39,22 @@ def test_a_path_may_begin_at_home(class_folders: Path, monkeypatch: pytest.Monke
 def test_no_two_sets_share_a_name() -> None:
     """The names of the sets at hand and of the public ones are one list."""
     assert len(NAMES) == len(set(NAMES)) == 2 + 12 + 5 + 5 + 19
+
+
+def test_two_folders_of_one_name_make_a_union(class_folders: Path, tmp_path: Path) -> None:
+    """They are two sets; equal classes of both are told apart by the set's name."""
+    shutil.copytree(class_folders, tmp_path / "other" / "My Pets")
+    joined = open_datasets([f"folder:{class_folders}", f"folder:{tmp_path / 'other' / 'My Pets'}"], Path())
+    assert joined.classes == ("my-pets/cat", "my-pets/dog", "my-pets-2/cat", "my-pets-2/dog")
+
+
+def test_one_set_twice_is_refused_in_any_spelling(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its images would be of two classes."""
+    monkeypatch.chdir(class_folders.parent)
+    with pytest.raises(UsageError, match=f"given twice: folder:{class_folders}"):
+        open_datasets([f"folder:{class_folders}", "folder:./My Pets/"], Path())
+    with pytest.raises(UsageError, match="given twice: digits"):
+        open_datasets(["digits", "digits"], Path())
 
 
 def test_a_limit_counts_each_class() -> None:
