@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def csv_file(path: Path) -> Dataset:
             listed twice, or what `dataset_from_splits` raises.
     """
     splits: dict[SplitName, list[Labelled]] = {}
-    lines: dict[str, int] = {}
+    lines: dict[str, int] = {}  # of each image, under one spelling of its path
     for line, row in _rows(path):
         file, label, split = (row.get(column, "").strip() for column in ("path", "label", "split"))
         split = split if "split" in row else "train"
@@ -32,12 +33,13 @@ def csv_file(path: Path) -> Dataset:
             raise DataInvalid(f"{path}, line {line}: path or label is empty", hint=_EXPECTED)
         if split not in SPLITS:
             raise DataInvalid(f"{path}, line {line}: the split is {split!r}", hint="write train, val or test")
-        if file in lines:
+        image = os.path.normpath(path.parent.absolute() / file)
+        if image in lines:
             raise DataInvalid(
-                f"{path}: {file} is listed twice, in lines {lines[file]} and {line}",
+                f"{path}: {file} is listed twice, in lines {lines[image]} and {line}",
                 hint="list each image once: with two labels or in two splits it would spoil the result",
             )
-        lines[file] = line
+        lines[image] = line
         splits.setdefault(split, []).append(Labelled(file, label, partial(read_file, path.parent / file)))
     return dataset_from_splits(path.stem, str(path), splits, expected=_EXPECTED)
 

@@ -81,6 +81,16 @@ def test_a_fault_in_the_list_is_one_line_that_names_it(
         open_dataset(write_csv(*lines), Path())
 
 
+@pytest.mark.parametrize("spelling", ["./cat/0.png", "cat//0.png", "dog/../cat/0.png", "{folder}/cat/0.png"])
+def test_an_image_under_two_spellings_is_listed_twice(
+    spelling: str, write_csv: Callable[..., str], class_folders: Path
+) -> None:
+    """Lists put together from two sources differ in just that, and a test image would be learned from."""
+    other = spelling.format(folder=class_folders)
+    with pytest.raises(DataInvalid, match="is listed twice, in lines 2 and 3"):
+        open_dataset(write_csv("path,label,split", "cat/0.png,cat,train", f"{other},cat,test"), Path())
+
+
 def test_a_missing_list_and_a_picture_instead_of_it_are_told_apart(tmp_path: Path) -> None:
     """A typing error, or the wrong file."""
     with pytest.raises(DataInvalid, match=r"no\.csv cannot be read: No such file.*csv:FILE"):
