@@ -16,6 +16,7 @@ from pgn.errors import DataInvalid
 from training.data.dataset import Dataset, Example
 from training.data.reading import from_array
 from training.data.splitting import draw_stratified
+from training.disk import clear_disk_errors
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -51,15 +52,18 @@ def find_files(data_dir: Path) -> Path:
 
     Raises:
         DataInvalid: None of these worked; the message says what to do by hand.
+        SetupError: The data folder cannot be written to.
     """
     target = data_dir / "fashion-mnist"
-    for folder in (data_dir, target, "/" / DEBIAN_FOLDER):
-        if _is_complete(folder):
-            return folder
-    for fetch in (_fetch_debian_package, _fetch_with_torchvision):
-        fetch(target)
-        if _is_complete(target):
-            return target
+    with clear_disk_errors(target):
+        for folder in (data_dir, target, "/" / DEBIAN_FOLDER):
+            if _is_complete(folder):
+                return folder
+        target.mkdir(parents=True, exist_ok=True)  # before anything is downloaded for nothing
+        for fetch in (_fetch_debian_package, _fetch_with_torchvision):
+            fetch(target)
+            if _is_complete(target):
+                return target
     raise DataInvalid(
         f"Fashion-MNIST is neither in {data_dir}, {target} nor /{DEBIAN_FOLDER}, and could not be downloaded",
         hint=f"put the four files ({', '.join(sum(FILES.values(), ()))}) into {target}, or "
@@ -98,7 +102,8 @@ def _fetch_with_torchvision(target: Path) -> None:
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+    if not _is_complete(source):
+        return
     for pair in FILES.values():
         for name in pair:
             shutil.copyfile(source / name, target / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgn.errors import DataInvalid
+from pgn.errors import DataInvalid, DiskFull, SetupError
 from training.data import fashion_mnist as module
 from training.data.fashion_mnist import FILES, fashion_mnist, find_files, read_idx
 
@@ -57,6 +58,33 @@ def test_without_a_copy_or_a_network_the_message_tells_every_way_out(tmp_path: P
         fashion_mnist(tmp_path)
     for word in (str(tmp_path), "t10k-labels-idx1-ubyte.gz", "apt install dataset-fashion-mnist", "--data-dir"):
         assert word in str(caught.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A file of that name, for one; nothing is downloaded first."""
+    (tmp_path / "data").write_text("")
+    with pytest.raises(SetupError, match=r"data/fashion-mnist cannot be written: Not a directory \(choose another"):
+        fashion_mnist(tmp_path / "data")
+
+
+def test_a_full_disk_is_one_line_too(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The download went well, and the copy does not fit."""
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "DEBIAN_FOLDER", Path("nowhere"))
+    monkeypatch.setattr(module, "_fetch_debian_package", lambda target: module._copy_files(copy, target))
+    monkeypatch.setattr(module.shutil, "copyfile", fill)
+    with pytest.raises(DiskFull, match=r"no room left to write into .*elsewhere/fashion-mnist"):
+        fashion_mnist(tmp_path / "elsewhere")
+
+
+def test_a_package_without_the_files_is_passed_over(tmp_path: Path) -> None:
+    """The next way is tried."""
+    module._copy_files(tmp_path / "nothing", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_is_named(copy: Path) -> None:
