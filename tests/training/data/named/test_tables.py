@@ -7,6 +7,7 @@ from pathlib import Path
 from training.data.digits import digits
 from training.data.named.catalogue import CATALOGUE
 from training.data.named.tables import overview, with_tables
+from training.data.registry import NAMES
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "data-sets.md"
 
@@ -16,6 +17,28 @@ def test_the_page_is_what_the_catalogue_says() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert with_tables(page) == page
     assert all(f"| `{name}` |" in page for name in CATALOGUE)
+
+
+def test_the_readme_and_the_changelog_count_the_names_right() -> None:
+    """As many as `pgn data list` prints."""
+    root = PAGE.parents[1]
+    assert f"one of {len(NAMES)} data sets by name" in (root / "README.md").read_text(encoding="utf-8")
+    assert len(NAMES) == 43
+    assert "- Forty-three data sets by name" in (root / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_truly_what_is_downloaded() -> None:
+    """Every set of the sentence, and no other."""
+    fetched = {
+        name
+        for name, entry in CATALOGUE.items()
+        if "torchvision downloads it" in entry.get or "downloaded by" in entry.get
+    }
+    sources = {"cifar", "svhn", "flowers", "eurosat", "pets", "dtd"}
+    assert all(any(source in name for source in sources) for name in fetched)
+    assert all(any(source in name for name in fetched) for source in sources)
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert "CIFAR, SVHN, Flowers, EuroSAT, Pets and DTD, each below 1 GB, are downloaded by torchvision" in page
 
 
 def test_the_page_has_the_true_numbers_of_digits() -> None:
