@@ -45,6 +45,7 @@ def _pgn() -> Iterator[Entry]:
         yield Entry(
             name, title, "PGN", (name,), partial(official.cifar, dataset=kind), get, OFFICIAL,
             classes, 50_000, None, 10_000, licence, template,
+            first_files=(f"{{folder}}/{kind.base_folder}/{kind.train_list[0][0]}",),
         )  # fmt: skip
     yield Entry(
         name="flowers102",
@@ -63,6 +64,7 @@ def _pgn() -> Iterator[Entry]:
         train=4_093,
         val=1_633,
         test=2_463,
+        first_files=("{folder}/split_zhou_OxfordFlowers.json",),
         licence=f"{_RESEARCH} (Nilsback and Zisserman 2008)",
     )  # fmt: skip
     yield Entry(
@@ -78,6 +80,7 @@ def _pgn() -> Iterator[Entry]:
         train=50_500,
         val=20_200,
         test=30_300,
+        first_files=("{folder}/split_zhou_Food101.json",),
         licence="images from Foodspotting, owned by their makers; scientific fair use only (Bossard 2014)",
     )
     yield Entry(
@@ -97,6 +100,7 @@ def _pgn() -> Iterator[Entry]:
         train=13_500,
         val=5_400,
         test=8_100,
+        first_files=("{folder}/split_zhou_EuroSAT.json",),
         licence="MIT; contains Copernicus Sentinel data (Helber 2019)",
     )  # fmt: skip
     yield Entry(
@@ -112,6 +116,7 @@ def _pgn() -> Iterator[Entry]:
         train=15_880,
         val=3_970,
         test=19_850,
+        first_files=("{folder}/split_zhou_SUN397.json",),
         licence=f"{_RESEARCH} (Xiao 2010)",
     )
     yield Entry(
@@ -127,6 +132,7 @@ def _pgn() -> Iterator[Entry]:
         train=7_639,
         val=1_898,
         test=3_783,
+        first_files=("{folder}/split_zhou_UCF101.json",),
         licence=f"{_RESEARCH}; frames of YouTube videos (Soomro 2012)",
     )
     yield Entry(
@@ -142,6 +148,7 @@ def _pgn() -> Iterator[Entry]:
         train=73_257,
         val=None,
         test=26_032,
+        first_files=("{folder}/train_32x32.mat",),
         licence="not for commercial use (Netzer 2011)",
         flip=False,
     )
@@ -162,6 +169,7 @@ def _pgn() -> Iterator[Entry]:
         train=2_944,
         val=736,
         test=3_669,
+        first_files=("{folder}/split_zhou_OxfordPets.json",),
         licence="CC BY-SA 4.0 (Parkhi 2012)",
     )  # fmt: skip
     yield Entry(
@@ -181,6 +189,7 @@ def _pgn() -> Iterator[Entry]:
         train=2_820,
         val=1_128,
         test=1_692,
+        first_files=("{folder}/split_zhou_DescribableTextures.json",),
         licence=f"{_RESEARCH} (Cimpoi 2014)",
     )  # fmt: skip
     yield Entry(
@@ -196,6 +205,7 @@ def _pgn() -> Iterator[Entry]:
         train=18_900,
         val=6_300,
         test=6_300,
+        first_files=("{folder}/resisc45_json.json",),
         licence=f"{_RESEARCH}; Google Earth imagery (Cheng 2017)",
     )
     yield Entry(
@@ -210,6 +220,7 @@ def _pgn() -> Iterator[Entry]:
         train=70_000,
         val=None,
         test=15_000,
+        first_files=("{folder}/CLEVR_v1.0/scenes/CLEVR_train_scenes.json",),
         licence="CC BY 4.0 (Johnson 2017)",
         template="This is a photo of {} objects",
     )
@@ -233,6 +244,7 @@ def _imagenet() -> Iterator[Entry]:
         train=1_281_167,
         val=None,
         test=50_000,
+        first_files=("{folder}/train/n*/*", "{folder}/images/train/n*/*"),
         licence=_IMAGENET_TERMS,
         template=template,
     )
@@ -262,48 +274,57 @@ def _imagenet() -> Iterator[Entry]:
         split = "its images as test; train and val are ImageNet's" + (", of its 200 classes" if train is None else "")
         licence = f"MIT for the collection, the images belong to their makers ({author})"
         get = f"unpack {where} in {{folder}}{beside}"
-        yield Entry(name, title, "ImageNet", folders, read, get, split, classes, train, None, test, licence, template)
+        yield Entry(
+            name, title, "ImageNet", folders, read, get, split, classes, train, None, test, licence, template,
+            first_files=("{folder}/n*/*", "{folder}/*/*/*"),
+        )  # fmt: skip
 
 
 def _fgvc() -> Iterator[Entry]:
     """The fine-grained sets of VPT and VAPT."""
     val_list = "; put VPT's val.json there too for its validation images instead of a drawn tenth"
-    for name, title, folders, read, where, classes, train, test, licence in (
+    for name, title, folders, read, first, where, classes, train, test, licence in (
         (
-            "fgvc-cub", "CUB-200-2011", ("cub", "CUB_200_2011"), fgvc.birds,
+            "fgvc-cub", "CUB-200-2011", ("cub", "CUB_200_2011"), fgvc.birds, "images.txt",
             "put what is in CUB_200_2011 of https://data.caltech.edu/records/65de6-vp158", 200, 5_994, 5_794,
             "research and teaching, not commercial (Wah 2011)",
         ),
         (
-            "fgvc-nabirds", "NABirds", ("nabirds",), fgvc.birds,
+            "fgvc-nabirds", "NABirds", ("nabirds",), fgvc.birds, "images.txt",
             "put what is in nabirds.tar.gz of https://dl.allaboutbirds.org/nabirds", 555, 23_929, 24_633,
             "research, by agreement with the Cornell Lab of Ornithology (Van Horn 2015)",
         ),
         (
-            "fgvc-dogs", "Stanford Dogs", ("stanford_dogs", "StanfordDogs"), fgvc.stanford_dogs,
+            "fgvc-dogs", "Stanford Dogs", ("stanford_dogs", "StanfordDogs"), fgvc.stanford_dogs, "train_list.mat",
             "unpack images.tar and lists.tar of http://vision.stanford.edu/aditya86/ImageNetDogs", 120, 12_000, 8_580,
             _IMAGENET_TERMS,
         ),
         (
             "fgvc-cars", "Stanford Cars", ("stanford_cars",), fgvc.stanford_cars,
+            "devkit/cars_train_annos.mat",
             "Stanford offers it no more; put a copy's cars_train, cars_test, devkit and cars_test_annos_withlabels.mat",
             196, 8_144, 8_041, f"{_RESEARCH}, not commercial (Krause 2013)",
         ),
     ):  # fmt: skip
         get = where + (" in {folder}" if where.startswith("unpack") else " into {folder}") + val_list
-        yield Entry(name, title, "FGVC", folders, read, get, OFFICIAL, classes, train, None, test, licence)
+        yield Entry(
+            name, title, "FGVC", folders, read, get, OFFICIAL, classes, train, None, test, licence,
+            first_files=(f"{{folder}}/{first}",),
+        )  # fmt: skip
     yield Entry(
         name="fgvc-flowers",
         title="Oxford Flowers, official split",
         group="FGVC",
         folders=("flowers102",),
         read=official.flowers102,
-        get=f"{BY_TORCHVISION} (330 MB)",
+        get=f"{BY_TORCHVISION} (330 MB), or put what is in 102flowers.tgz, imagelabels.mat and setid.mat of "
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102 into {folder}/flowers-102",
         split="official train, val and test",
         classes=102,
         train=1_020,
         val=1_020,
         test=6_149,
+        first_files=("{folder}/flowers-102/setid.mat",),
         licence=f"{_RESEARCH} (Nilsback and Zisserman 2008)",
     )
 
@@ -321,6 +342,7 @@ def _vtab() -> Iterator[Entry]:
         *,
         source: Callable[[Path], Parts] | None = None,
         at: str = "",
+        first: str = "",
         files: str = "",
         names: tuple[str, ...] | None = None,
         template: str = "a photo of a {}",
@@ -334,6 +356,7 @@ def _vtab() -> Iterator[Entry]:
             f"vtab-{name}", title, "VTAB-1k", ("vtab-1k",), read,
             get + (f", or: {files.format(folder='{data}/' + at)}" if source else ""),
             f"VTAB's lists, {drawn}", classes, 800, 200, test, licence, template, flip, has_every_class,
+            (f"{{folder}}/{lists}/train800.txt", *((f"{at}/{first}",) if source else ())),
         )  # fmt: skip
 
     def drawn(read: Callable[[Path], Parts], val: float, test: float) -> Callable[[Path], Parts]:
@@ -343,29 +366,34 @@ def _vtab() -> Iterator[Entry]:
     digits, torch_has_it = tuple(str(digit) for digit in range(10)), BY_TORCHVISION
     yield task(
         "cifar100", "CIFAR-100", "cifar", 100, 10_000, pgn["cifar100"].licence,
-        source=pgn["cifar100"].read, at="cifar100", files=torch_has_it,
+        source=pgn["cifar100"].read, at="cifar100", first="cifar-100-python/train", files=torch_has_it,
     )  # fmt: skip
     yield task(
         "caltech101", "Caltech-101", "caltech101", 102, 6_084, "CC BY 4.0 (Li 2004)",
-        source=official.caltech101, at="caltech101",
+        source=official.caltech101, at="caltech101", first="101_ObjectCategories/*/*",
         files="unpack 101_ObjectCategories of https://data.caltech.edu/records/mzrjq-6wc02 in {folder}",
     )  # fmt: skip
-    yield task("dtd", "DTD", "dtd", 47, 1_880, pgn["dtd"].licence, source=official.dtd, at="dtd", files=torch_has_it)
+    yield task(
+        "dtd", "DTD", "dtd", 47, 1_880, pgn["dtd"].licence,
+        source=official.dtd, at="dtd", first="dtd/dtd/labels/train1.txt", files=torch_has_it,
+    )  # fmt: skip
     yield task(
         "flowers102", "Oxford Flowers", "oxford_flowers102", 102, 6_149, pgn["flowers102"].licence,
-        source=official.flowers102, at="flowers102", files=torch_has_it,
+        source=official.flowers102, at="flowers102", first="flowers-102/setid.mat", files=torch_has_it,
     )  # fmt: skip
     yield task(
         "pets", "Oxford-IIIT Pets", "oxford_iiit_pet", 37, 3_669, pgn["oxford-pets"].licence,
-        source=official.oxford_pets, at="oxford-pets", files=torch_has_it,
+        source=official.oxford_pets, at="oxford-pets", first="oxford-iiit-pet/annotations/trainval.txt",
+        files=torch_has_it,
     )  # fmt: skip
     yield task(
         "svhn", "SVHN", "svhn", 10, 26_032, pgn["svhn"].licence,
-        source=official.svhn, at="svhn", files=torch_has_it, names=digits, flip=False,
+        source=official.svhn, at="svhn", first="train_32x32.mat", files=torch_has_it, names=digits, flip=False,
     )  # fmt: skip
     yield task(
         "sun397", "SUN397", "sun397", 397, 21_750, pgn["sun397"].licence,
-        source=drawn(official.sun397, 0.1, 0.2), at="sun397", files="unpack SUN397.tar.gz in {folder}",
+        source=drawn(official.sun397, 0.1, 0.2), at="sun397", first="SUN397/ClassName.txt",
+        files="unpack SUN397.tar.gz in {folder}",
         has_every_class=False,  # two images a class on average, so VTAB's own list leaves some out
     )  # fmt: skip
     yield task(
@@ -374,13 +402,14 @@ def _vtab() -> Iterator[Entry]:
     )  # fmt: skip
     yield task(
         "eurosat", "EuroSAT", "eurosat", 10, 5_400, pgn["eurosat"].licence,
-        source=drawn(official.eurosat, 0.2, 0.2), at="eurosat", files=torch_has_it,
+        source=drawn(official.eurosat, 0.2, 0.2), at="eurosat", first="eurosat/2750/*/*",
+        files=torch_has_it,
         names=("annual crop", "forest", "herbaceous vegetation", "highway", "industrial", "pasture", "permanent crop",
                "residential", "river", "sea lake"),
     )  # fmt: skip
     yield task(
         "resisc45", "RESISC45", "resisc45", 45, 6_300, pgn["resisc45"].licence,
-        source=pgn["resisc45"].read, at="resisc45", files=pgn["resisc45"].get,
+        source=pgn["resisc45"].read, at="resisc45", first="resisc45_json.json", files=pgn["resisc45"].get,
     )  # fmt: skip
     yield task(
         "retinopathy", "Diabetic retinopathy", "diabetic_retinopathy", 5, 42_670, "rules of the Kaggle contest (2015)",
@@ -390,12 +419,14 @@ def _vtab() -> Iterator[Entry]:
     )  # fmt: skip
     yield task(
         "clevr-count", "CLEVR, count", "clevr_count", 8, 15_000, pgn["clevr-count"].licence,
-        source=official.clevr_count, at="clevr", files=pgn["clevr-count"].get,
+        source=official.clevr_count, at="clevr", first="CLEVR_v1.0/scenes/CLEVR_train_scenes.json",
+        files=pgn["clevr-count"].get,
         names=tuple(map(str, official.COUNTS)), template="a photo of {} objects",
     )  # fmt: skip
     yield task(
         "clevr-distance", "CLEVR, distance", "clevr_dist", 6, 15_000, pgn["clevr-count"].licence,
-        source=official.clevr_distance, at="clevr", files=pgn["clevr-count"].get,
+        source=official.clevr_distance, at="clevr", first="CLEVR_v1.0/scenes/CLEVR_train_scenes.json",
+        files=pgn["clevr-count"].get,
         names=official.DISTANCE_NAMES, template="the nearest object is at {}",
     )  # fmt: skip
     yield task(
@@ -415,7 +446,8 @@ def _vtab() -> Iterator[Entry]:
     ):
         read = partial(structured.dsprites, latent=latent, values=values, name=text)
         yield task(
-            name, title, lists, 16, 73_728, "Apache-2.0 (Matthey 2017)", source=read, at="dsprites", files=sprites,
+            name, title, lists, 16, 73_728, "Apache-2.0 (Matthey 2017)", source=read, at="dsprites",
+            first=structured.DSPRITES, files=sprites,
             names=tuple(text.format(number) for number in range(16)), template="a shape at {}", flip=False,
         )  # fmt: skip
     norb = "unzip the six files of https://cs.nyu.edu/~ylclab/data/norb-v1.0-small into {folder}"
@@ -426,7 +458,8 @@ def _vtab() -> Iterator[Entry]:
         read = partial(structured.small_norb, column=column, step=step, classes=names)
         yield task(
             name, title, lists, len(names), 12_150, "research, not commercial (LeCun 2004)", source=read, at="norb",
-            files=norb, names=names, template="a toy seen from {}", flip=flip,
+            first=f"{structured.SMALL_NORB['training']}-dat.mat", files=norb, names=names,
+            template="a toy seen from {}", flip=flip,
         )  # fmt: skip
 
 

@@ -46,6 +46,8 @@ class Entry:
         flip: Whether a mirrored image keeps its meaning.
         has_every_class: Whether each class has a published training image.
         licence: As far as known.
+        first_files: Below the data folder, what its reader opens first; one of them tells the set from an empty folder.
+            {folder} stands for the set's folder, * for any name.
     """
 
     name: str
@@ -63,11 +65,21 @@ class Entry:
     template: str = "This is a photo of a {}"
     flip: bool = True
     has_every_class: bool = True
+    first_files: tuple[str, ...] = ()
 
     def folder(self, data_dir: Path) -> Path:
         """Where its files lie, or should be put."""
         places = [data_dir / name for name in self.folders]
         return next((place for place in places if place.is_dir()), places[0])
+
+    def at_hand(self, data_dir: Path) -> Path | None:
+        """The folder in `data_dir` that its files lie in; None if they are not there. Looks for the first file only."""
+        for pattern in self.first_files:
+            found = data_dir.glob(pattern.format(folder=self.folder(data_dir).name))
+            first = next((path for path in found if path.is_file()), None)
+            if first is not None:
+                return data_dir / first.relative_to(data_dir).parts[0]
+        return None
 
     def how_to_get(self, data_dir: Path) -> str:
         """What to do to have its files in `data_dir`."""

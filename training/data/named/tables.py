@@ -22,14 +22,14 @@ _BETWEEN_MARKS = re.compile(r"(?<=<!-- tables -->\n).*?(?=<!-- end of tables -->
 
 
 def overview(data_dir: Path) -> str:
-    """One line a set: name, what it is, and where its folder is if it is below `data_dir`."""
+    """One line a set: name, what it is, and where its files are if they are below `data_dir`."""
     known = {
         "digits": "scikit-learn's handwritten digits, 10 classes; always at hand",
         "fashion-mnist": "Fashion-MNIST, 10 classes; fetched when named",
     }
     for entry in CATALOGUE.values():
-        folder = entry.folder(data_dir)
-        known[entry.name] = f"{entry.title}, {entry.classes:,} classes" + (f"; in {folder}" if folder.is_dir() else "")
+        place = entry.at_hand(data_dir)
+        known[entry.name] = f"{entry.title}, {entry.classes:,} classes" + (f"; in {place}" if place else "")
     width = max(map(len, known))
     return "\n".join(f"{name.ljust(width)}  {what}" for name, what in known.items())
 

@@ -48,14 +48,17 @@ def test_the_page_has_the_true_numbers_of_digits() -> None:
 
 
 def test_the_overview_tells_what_is_at_hand(tmp_path: Path) -> None:
-    """Whoever looks for a name also sees where its files are."""
-    (tmp_path / "oxford_pets").mkdir()
+    """Whoever looks for a name also sees where its files are. An empty folder, as a failed download leaves it, is none,
+    and of VTAB's 19 tasks only the one whose lists are there is."""
+    for empty in ("cifar10", "svhn", "oxford_pets", "vtab-1k/cifar"):
+        (tmp_path / empty).mkdir(parents=True)
+    for file in ("oxford_pets/split_zhou_OxfordPets.json", "vtab-1k/kitti/train800.txt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
     lines = overview(tmp_path).splitlines()
     assert len(lines) == len(CATALOGUE) + 2
-    assert [line for line in lines if "; in " in line] == [
-        next(
-            line
-            for line in lines
-            if line.startswith("oxford-pets ") and line.endswith(f"in {tmp_path / 'oxford_pets'}")
-        )
-    ]
+    found = {line.split()[0]: line.partition("; in ")[2] for line in lines if "; in " in line}
+    assert found == {
+        "oxford-pets": str(tmp_path / "oxford_pets"),
+        "vtab-kitti-distance": str(tmp_path / "vtab-1k"),
+    }
