@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pgn.errors import DataInvalid
+from training.data.named.catalogue import CATALOGUE
 from training.data.registry import open_dataset
 
 SPLIT = {
@@ -62,6 +63,32 @@ def test_the_folder_may_bear_coops_name(write_images: Callable[[Iterable[str]], 
     write_images(f"oxford_pets/images/{row[0]}" for rows in SPLIT.values() for row in rows)
     (data_dir / "oxford_pets" / "split_zhou_OxfordPets.json").write_text(json.dumps(SPLIT))
     assert open_dataset("oxford-pets", data_dir).train[0].read().size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "images"),
+    [
+        ("flowers102", "oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg"),
+        ("flowers102", "flowers102/split_zhou_OxfordFlowers.json", "flowers102/flowers-102/jpg"),
+        ("food101", "food-101/split_zhou_Food101.json", "food-101/images"),
+        ("food101", "food101/split_zhou_Food101.json", "food101/food-101/images"),
+        ("eurosat", "eurosat/split_zhou_EuroSAT.json", "eurosat/eurosat/2750"),
+        ("sun397", "sun397/split_zhou_SUN397.json", "sun397/SUN397"),
+        ("ucf101", "ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes"),
+        ("oxford-pets", "oxford-pets/split_zhou_OxfordPets.json", "oxford-pets/oxford-iiit-pet/images"),
+        ("dtd", "dtd/split_zhou_DescribableTextures.json", "dtd/dtd/dtd/images"),
+        ("resisc45", "resisc45/resisc45_json.json", "resisc45/NWPU-RESISC45"),
+    ],
+)
+def test_each_set_is_read_as_coop_or_its_publisher_lays_it_out(
+    name: str, file: str, images: str, write_images: Callable[[Iterable[str]], None], data_dir: Path
+) -> None:
+    """CoOp's folders, what torchvision's download leaves, and what the hint tells to unpack."""
+    write_images(f"{images}/{row[0]}" for rows in SPLIT.values() for row in rows)
+    (data_dir / file).write_text(json.dumps(SPLIT))
+    found = open_dataset(name, data_dir)
+    assert found.train[0].read().size == (8, 8)
+    assert CATALOGUE[name].at_hand(data_dir) == data_dir / file.split("/")[0]
 
 
 def test_a_missing_split_file_says_where_to_get_it_and_where_to_put_it(data_dir: Path, no_network: None) -> None:

@@ -44,6 +44,32 @@ def test_written_lists_are_followed(lists: Path, data_dir: Path) -> None:
     assert found.classes[101] == "101"
 
 
+@pytest.mark.parametrize(
+    ("task", "lists"),
+    {
+        "cifar100": "cifar", "caltech101": "caltech101", "dtd": "dtd", "flowers102": "oxford_flowers102",
+        "pets": "oxford_iiit_pet", "svhn": "svhn", "sun397": "sun397", "camelyon": "patch_camelyon",
+        "eurosat": "eurosat", "resisc45": "resisc45", "retinopathy": "diabetic_retinopathy",
+        "clevr-count": "clevr_count", "clevr-distance": "clevr_dist", "dmlab": "dmlab", "kitti-distance": "kitti",
+        "dsprites-location": "dsprites_loc", "dsprites-orientation": "dsprites_ori",
+        "norb-azimuth": "smallnorb_azi", "norb-elevation": "smallnorb_ele",
+    }.items(),
+)  # fmt: skip
+def test_the_lists_of_each_task_lie_where_noahs_script_writes_them(
+    task: str, lists: str, write_images: Write, data_dir: Path
+) -> None:
+    """The folders' names are that script's; as many class names as the task has classes, and its last label is read."""
+    entry = CATALOGUE[f"vtab-{task}"]
+    last = entry.classes - 1
+    for stem in ("train800", "val200", "test"):
+        write_images([f"vtab-1k/{lists}/images/{stem}/0.jpg"])
+        (data_dir / "vtab-1k" / lists / f"{stem}.txt").write_text(f"images/{stem}/0.jpg {last}\n")
+    found = open_dataset(entry.name, data_dir)
+    assert len(found.classes) == entry.classes
+    assert [(e.name, e.label, e.read().size) for e in found.test] == [("images/test/0.jpg", last, (8, 8))]
+    assert entry.at_hand(data_dir) == data_dir / "vtab-1k"
+
+
 def test_class_names_may_lie_beside_the_lists(lists: Path, data_dir: Path) -> None:
     """The lists know numbers only, and a text encoder needs words."""
     (lists / "classes.txt").write_text("".join(f"thing {n}\n" for n in range(102)))
