@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pgn.errors import DataInvalid, SetupError
 from training.batchnorm import RunningStatistics
-from training.config import TrainConfig, is_first_process
+from training.config import TrainConfig, is_first_process, open_images
 from training.curves import draw_curves
 from training.data.augment import augment, sample_rngs
 from training.data.batches import epoch_batches
@@ -53,7 +53,8 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         metrics_port: Port on which Prometheus may ask how it is going; 0 takes a free one.
 
     Raises:
-        UsageError: `config.out` belongs to a run with another config; the processes do not fit the config.
+        UsageError: `config.out` belongs to a run with another config, or its images have changed since; the processes
+            do not fit the config.
         DataInvalid: The images cannot be trained on.
         SetupError: The loss is no longer a number; the disk is full (DiskFull) or memory is (OutOfMemory). The last
             checkpoint is kept, and the same command goes on from it.
@@ -70,14 +71,15 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
 def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> Path:
     fabric = launch(config)
     first = fabric.is_global_zero
-    run = RunFolder(config, writes=first)
+    dataset = open_images(config)
+    run = RunFolder(config, dataset, writes=first)
     if result := read_result(config.out):
         say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=first)
         return outcome(config.out, result)
 
     recipe = config.recipe
     with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
-        setting = prepare(config, fabric.device)
+        setting = prepare(config, fabric.device, dataset)
     say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})", shown=first)
     if config.compile:
         compile_blocks(setting.backbone)

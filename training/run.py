@@ -1,4 +1,4 @@
-"""The folder of a run: its config, checkpoint, log and curves; bundle or weights; and result.json as its end.
+"""The folder of a run: config, list of images, checkpoint, log and curves; bundle or weights; result.json as its end.
 
 Everything is written beside and renamed, so a run killed at any moment goes on from its last checkpoint. All chance
 in the loop is drawn from seed, step and draw, so the step alone is the state of the random numbers and of the sampler.
@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pgn.bundle import write_atomically
 from pgn.errors import ArtefactError, UsageError
 from training.config import TrainConfig
+from training.data.dataset import Dataset
 from training.disk import clear_disk_errors
+from training.image_list import ImageList
 from training.result import RESULT_FILE, RunResult
 from training.scores import Scores
 
-CONFIG_FILE, CHECKPOINT_FILE, LOG_FILE = "config.json", "checkpoint.pt", "log.jsonl"
+CONFIG_FILE, IMAGES_FILE, CHECKPOINT_FILE, LOG_FILE = "config.json", "images.json", "checkpoint.pt", "log.jsonl"
 
 
 @dataclass
@@ -108,14 +111,20 @@ class Progress:
 
 
 class RunFolder:
-    """Claims a folder for one config; of several processes the first one writes, and all of them read.
+    """Claims a folder for one config and its images; of several processes the first one writes, and all of them read.
+
+    Args:
+        config: Of the run.
+        dataset: What the config opens today.
+        writes: Whether this process is the first one.
 
     Raises:
-        UsageError: The folder belongs to another config; the message names what differs.
+        UsageError: The folder belongs to another config, or its images have changed; the message names what differs.
+        ArtefactError: What the folder says of them cannot be read.
         DiskFull: There is no room.
     """
 
-    def __init__(self, config: TrainConfig, *, writes: bool = True) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, *, writes: bool = True) -> None:
         self.path = config.out
         self._writes = writes
         data = config.model_dump(mode="json", exclude={"out"})
@@ -124,9 +133,11 @@ class RunFolder:
             return
         if file.exists():
             _refuse_other_config(self.path, json.loads(file.read_text()), data)
+            _refuse_other_images(self.path, ImageList.of(dataset))
             return
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / IMAGES_FILE, as_json(ImageList.of(dataset).model_dump()))
             write_atomically(file, as_json(data))
 
     def finish(self, result: RunResult) -> None:
@@ -189,6 +200,21 @@ def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]
     if differing:
         faults = ", ".join(f"{name} {flat_there.get(name)!r} there, {flat_here[name]!r} here" for name in differing)
         raise UsageError(f"{path} holds a run with another config: {faults}", hint="give another --out, or delete it")
+
+
+def _refuse_other_images(path: Path, here: ImageList) -> None:
+    file = path / IMAGES_FILE
+    if not file.exists():  # a run begun before there was such a file
+        return
+    try:
+        there = ImageList.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtefactError(f"{file} is no list of a run's images", hint="give another --out") from error
+    if changes := there.changes(here):
+        raise UsageError(
+            f"the images of {path} have changed since it was begun: {', '.join(changes)}",
+            hint="give another --out, or delete it",
+        )
 
 
 def as_json(data: dict[str, Any]) -> bytes:

@@ -58,14 +58,14 @@ class Setting:
         return tokens[:, -own:].flatten(0, 1).cpu()
 
 
-def prepare(config: TrainConfig, device: torch.device | None = None) -> Setting:
+def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Dataset | None = None) -> Setting:
     """Load the backbone, decode training and validation images, fit the probe; raises as `train` does.
 
-    Without `device`, CUDA's first if there is one.
+    Without `device`, CUDA's first if there is one; without `dataset`, what the config opens.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = load_backbone(config.backbone, device)
-    dataset = open_images(config)
+    dataset = dataset or open_images(config)
     if len(dataset.classes) < 2:
         raise DataInvalid(f"{dataset.name} has one class only", hint="a classifier needs two or more")
     if is_first_process():

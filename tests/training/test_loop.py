@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,22 @@ def _interrupt(_: torch.Tensor) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_is_not_gone_on_with_on_other_images(
+    make_config: MakeConfig, class_folders: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    """Neither is the old bundle handed out for them, nor do half of the steps come from other batches."""
+    config = make_config(dataset=[f"folder:{class_folders}"])
+    with monkeypatch.context() as patch:
+        if not is_finished:
+            _fail_once(patch, 2, _interrupt)
+        with nullcontext() if is_finished else pytest.raises(KeyboardInterrupt):
+            train(config)
+    shutil.copytree(class_folders / "cat", class_folders / "bird")
+    with pytest.raises(UsageError, match=r"the images of .* have changed since it was begun: train 10 -> 15.*\+bird"):
+        train(config)
+
+
 @pytest.mark.parametrize("failure", [_out_of_memory, _interrupt, lambda logits: logits * float("nan")])
 def test_whatever_stops_a_step_the_run_goes_on_from_that_very_step(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Callable[[torch.Tensor], Any]
@@ -269,7 +287,7 @@ def test_a_full_disk_stops_with_a_clear_line(make_config: MakeConfig, monkeypatc
 
     def failing(path: Path, data: bytes) -> None:
         calls.append(path)
-        if len(calls) > 3:  # config, checkpoint and log of the first epoch
+        if len(calls) > 4:  # images, config, checkpoint and log of the first epoch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pgn.errors import ArtefactError, SetupError
-from training.config import TrainConfig
+from pgn.errors import ArtefactError, SetupError, UsageError
+from training.config import TrainConfig, open_images
 from training.run import Progress, RunFolder
 from training.scores import Scores
 
@@ -32,7 +34,7 @@ def test_the_best_epoch_is_kept_and_ties_go_to_the_lower_loss() -> None:
 def test_a_damaged_checkpoint_is_named(make_config: Callable[..., TrainConfig]) -> None:
     """With what to do; it is never passed over in silence."""
     config = make_config()
-    folder = RunFolder(config)
+    folder = RunFolder(config, open_images(config))
     (config.out / "checkpoint.pt").write_bytes(b"nonsense")
     model = nn.Linear(1, 1)
     with pytest.raises(ArtefactError, match=r"checkpoint\.pt cannot be resumed from.*delete it"):
@@ -42,5 +44,56 @@ def test_a_damaged_checkpoint_is_named(make_config: Callable[..., TrainConfig]) 
 def test_a_folder_that_cannot_be_made_is_named(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """Here --out lies below a file."""
     (tmp_path / "file").write_text("")
+    config = make_config(out=tmp_path / "file" / "run")
     with pytest.raises(SetupError, match=r"cannot be written: Not a directory"):
-        RunFolder(make_config(out=tmp_path / "file" / "run"))
+        RunFolder(config, open_images(config))
+
+
+class TestImages:
+    """Two classes of ten pictures: 14 learn, 2 validate, 4 test."""
+
+    @pytest.fixture
+    def config(self, make_config: Callable[..., TrainConfig], class_folders: Path) -> TrainConfig:
+        config = make_config(dataset=[f"folder:{class_folders}"], limit=None)
+        RunFolder(config, open_images(config))
+        return config
+
+    def test_the_same_images_are_gone_on_with(self, config: TrainConfig) -> None:
+        """As often as anybody likes."""
+        RunFolder(config, open_images(config))
+
+    def test_added_images_are_refused_with_their_number(self, config: TrainConfig, class_folders: Path) -> None:
+        """They would deal out other splits, and other steps."""
+        for number in range(5):
+            (class_folders / "cat" / f"more-{number}.png").write_bytes((class_folders / "cat" / "0.png").read_bytes())
+        expected = (
+            f"the images of {config.out} have changed since it was begun: train 14 -> 17, val 2 -> 3, test 4 -> 5"
+        )
+        with pytest.raises(UsageError, match=re.escape(expected)) as raised:
+            RunFolder(config, open_images(config))
+        assert raised.value.hint == "give another --out, or delete it"
+
+    def test_a_new_class_is_named(self, config: TrainConfig, class_folders: Path) -> None:
+        """Its images have labels that the head of the old run does not know."""
+        shutil.copytree(class_folders / "cat", class_folders / "bird")
+        with pytest.raises(UsageError, match=r"train 14 -> 21, val 2 -> 3, test 4 -> 6, classes \+bird \("):
+            RunFolder(config, open_images(config))
+
+    def test_as_many_others_are_refused_too(self, config: TrainConfig, class_folders: Path) -> None:
+        """Renamed: no number has changed, but the order of the images has."""
+        for number in range(10):
+            (class_folders / "cat" / f"{number}.png").rename(class_folders / "cat" / f"new-{number}.png")
+        with pytest.raises(UsageError, match=r"begun: other images in train, other images in val, other"):
+            RunFolder(config, open_images(config))
+
+    def test_a_run_that_never_wrote_them_down_is_gone_on_with(self, config: TrainConfig, class_folders: Path) -> None:
+        """It was begun by an earlier version; what it has seen cannot be known any more."""
+        (config.out / "images.json").unlink()
+        (class_folders / "cat" / "0.png").unlink()
+        RunFolder(config, open_images(config))
+
+    def test_a_damaged_list_is_named(self, config: TrainConfig) -> None:
+        """Never passed over."""
+        (config.out / "images.json").write_text("{")
+        with pytest.raises(ArtefactError, match=r"images\.json is no list of a run's images"):
+            RunFolder(config, open_images(config))
