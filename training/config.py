@@ -19,6 +19,7 @@ from training.data.dataset import Dataset
 from training.data.registry import open_datasets
 
 OFF_FLAGS = {"train_head": "--fixed-head"}  # where it is not --no-...
+MAX_RATE = 1e30  # beyond it AdamW's own arithmetic leaves the range of a float
 
 
 class Recipe(BaseModel):
@@ -34,9 +35,11 @@ class Recipe(BaseModel):
     epochs: int = Field(10, ge=1)
     encoder_first: int = Field(0, ge=0, description="pgn: epochs in which the encoder learns alone, before prompts")
     batch_size: int = Field(32, ge=2, description="images of a micro-batch; a step has `accumulate` of them")
-    library_rate: float = Field(1e-2, gt=0, description="learning rate of the token library, or of the free prompts")
-    encoder_rate: float = Field(2e-3, gt=0, description="learning rate of the image encoder and its logits")
-    head_rate: float = Field(1e-3, gt=0, description="learning rate of the head")
+    library_rate: float = Field(1e-2, gt=0, le=MAX_RATE, description="learning rate of the token library or prompts")
+    encoder_rate: float = Field(
+        2e-3, gt=0, le=MAX_RATE, description="learning rate of the image encoder and its logits"
+    )
+    head_rate: float = Field(1e-3, gt=0, le=MAX_RATE, description="learning rate of the head")
 
 
 class TrainConfig(BaseModel):
@@ -73,7 +76,7 @@ class TrainConfig(BaseModel):
     prompt_dropout: float = Field(0.1, ge=0, lt=1, description="vpt-deep, vapt: share of values dropped in training")
     vapt_kernel: int = Field(2, ge=1, description="vapt: side of the convolution in patches")
     vapt_rank: int = Field(8, ge=1, description="vapt: width of the bottleneck")
-    tower_rate: float = Field(5e-5, gt=0, description="full: learning rate of the ViT's own weights")
+    tower_rate: float = Field(5e-5, gt=0, le=MAX_RATE, description="full: learning rate of the ViT's own weights")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
     schedule: Literal["cosine", "paper"] = Field("cosine", description="a rate for each step, or one for an epoch")
     weight_decay: float = Field(0.01, ge=0)

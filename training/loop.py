@@ -56,8 +56,8 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         UsageError: `config.out` belongs to a run with another config, or its images have changed since; the processes
             do not fit the config.
         DataInvalid: The images cannot be trained on.
-        SetupError: The loss is no longer a number; the disk is full (DiskFull) or memory is (OutOfMemory). The last
-            checkpoint is kept, and the same command goes on from it.
+        SetupError: The loss or a weight is no longer a number; the disk is full (DiskFull) or memory is (OutOfMemory).
+            The last checkpoint is kept, and the same command goes on from it.
         ArtefactError: The backbone or the checkpoint does not verify.
     """
     with clear_memory_errors(config):
@@ -120,6 +120,8 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
+                if not model.is_finite():  # before any checkpoint could hold it
+                    raise overflow("the weights are no longer numbers after", progress.step)
                 progress.add_step(loss_sum, hits, len(draws), time.monotonic() - started)
                 watch.step(progress, [group["lr"] for group in optimizer.param_groups])
                 # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
@@ -128,6 +130,8 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
                     saved = time.monotonic()
             started = time.monotonic()
             val = fabric.broadcast(validate(setting, model) if first else None)
+            if not math.isfinite(val.loss):
+                raise overflow(f"the loss on validation is {val.loss} after", progress.step - 1)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
             run.save(progress, model, optimizer)
             watch.epoch(progress, recipe.epochs)
@@ -183,11 +187,16 @@ def find_gradients(
             statistics.note()
         loss_sum, hits = fabric.all_reduce(sums, reduce_op="sum").tolist()
         if not math.isfinite(loss_sum):
-            raise SetupError(
-                f"the loss is {loss_sum} at step {step + 1}; the last checkpoint is kept",
-                hint="lower the rates, e.g. --library-rate, and give another --out",
-            )
+            raise overflow(f"the loss is {loss_sum} at", step)
     return loss_sum, int(hits)
+
+
+def overflow(what: str, step: int) -> SetupError:
+    """The error of a run that has diverged in that step, counted from 0."""
+    return SetupError(
+        f"{what} step {step + 1}; the last checkpoint is kept",
+        hint="lower the rates, e.g. --library-rate, and give another --out",
+    )
 
 
 def validate(setting: Setting, model: AdaptedClassifier) -> Scores:

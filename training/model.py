@@ -35,3 +35,8 @@ class AdaptedClassifier(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             logits: Tensor = self.head(features.float())
         return logits
+
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether all that learns, and BatchNorm's statistics, are finite numbers; asks the device once."""
+        return bool(torch.stack([tensor.isfinite().all() for tensor in self.state_dict().values()]).all())

@@ -213,6 +213,42 @@ def test_a_loss_that_is_no_number_stops_with_a_clear_line(
         train(make_config())
 
 
+HUGE = {"library_rate": 1e30, "encoder_rate": 1e30, "head_rate": 1e30, "warmup": 0.0, "batch_size": 50}
+
+
+@pytest.mark.parametrize("method", ["pgn", "iip", "vp"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_last_step_that_overflows_is_no_result(make_config: MakeConfig, method: str, epochs: int) -> None:
+    """An epoch is one step here, so no further loss would tell; and no checkpoint starts the next run from NaN."""
+    config = make_config(method=method, epochs=epochs, **HUGE)
+    with pytest.raises(SetupError, match=r"after step 1; the last checkpoint is kept.*lower the rates"):
+        train(config)
+    assert not (config.out / "result.json").exists()
+    assert not (config.out / "checkpoint.pt").exists()
+
+
+def test_weights_that_are_no_numbers_are_found_before_validation(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At their own step, so that a checkpoint between two epochs never holds them."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    step, calls = torch.optim.AdamW.step, []
+
+    def failing(self: torch.optim.AdamW, *given: Any) -> None:
+        step(self, *given)
+        calls.append(1)
+        if len(calls) == 3:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    config = make_config()
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    with pytest.raises(SetupError, match="the weights are no longer numbers after step 3"):
+        train(config)
+    held = torch.load(config.out / "checkpoint.pt")
+    assert held["progress"]["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in held["model"].values())
+
+
 def _out_of_memory(_: torch.Tensor) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
