@@ -17,6 +17,7 @@ from pgn.images import Interpolation
 
 SPEC_FILE = "backbone.json"
 WEIGHTS_FILE = "model.safetensors"
+_WHERE_FROM = "`pgn backbone list` names those at hand, `pgn backbone fetch MODEL --out FOLDER` makes one"
 
 
 class Preprocess(BaseModel):
@@ -63,11 +64,14 @@ def read_spec(folder: Path) -> tuple[BackboneSpec, str]:
     """The spec in `folder` and the backbone's digest (64 hex digits).
 
     Raises:
-        BackboneInvalid: No such file, or a field is missing or wrong; the message names it.
+        BackboneInvalid: No such folder or file, or a field is missing or wrong; the message names it.
     """
     path = folder / SPEC_FILE
     try:
         text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = f"{folder} holds no {SPEC_FILE}" if folder.is_dir() else f"there is no backbone folder {folder}"
+        raise BackboneInvalid(missing, hint=_WHERE_FROM) from error
     except OSError as error:
         raise BackboneInvalid(f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pgn.backbone_spec import read_spec
 from pgn.errors import DataInvalid, SetupError
 from training.batchnorm import RunningStatistics
 from training.config import TrainConfig, is_first_process, open_images
@@ -72,8 +73,11 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
     fabric = launch(config)
     first = fabric.is_global_zero
     dataset = open_images(config)
+    result = read_result(config.out)
+    if not result:
+        read_spec(config.backbone)  # a mistyped one is told before it claims the folder
     run = RunFolder(config, dataset, writes=first)
-    if result := read_result(config.out):
+    if result:
         say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=first)
         return outcome(config.out, result)
 

@@ -93,8 +93,16 @@ def test_a_spec_that_is_no_json_is_refused(folder):
 
 def test_a_missing_spec_is_refused(tmp_path):
     """Weights alone do not say what they are."""
-    with pytest.raises(BackboneInvalid, match=r"backbone\.json cannot be read: No such file"):
+    with pytest.raises(BackboneInvalid, match=r"holds no backbone\.json \(`pgn backbone list` names.*fetch MODEL"):
         read_spec(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nope", "ViT-B-32", "a-file"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, name):
+    """Mistyped, a model's name in its place, or a relative path from elsewhere; and how folders are made."""
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(BackboneInvalid, match=f"there is no backbone folder .*/{name} \\(.*`pgn backbone fetch MODEL"):
+        read_spec(tmp_path / name)
 
 
 def test_good_weights_are_found(folder):

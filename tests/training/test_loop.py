@@ -185,6 +185,13 @@ def test_without_a_terminal_every_epoch_is_one_line(
     assert [line.split(":")[0] for line in lines] == ["linear probe", "epoch 1/2", "epoch 2/2", "result"]
 
 
+def test_a_mistyped_backbone_claims_no_folder(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The mended command would be refused: another config is there."""
+    with pytest.raises(BackboneInvalid, match=r"there is no backbone folder .*nope"):
+        train(make_config(backbone=tmp_path / "nope"))
+    assert not make_config().out.exists()
+
+
 def test_another_config_in_the_same_folder_is_refused(make_config: MakeConfig) -> None:
     """A checkpoint of other settings is never gone on from; the message names the difference."""
     train(make_config())
