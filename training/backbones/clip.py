@@ -21,6 +21,7 @@ from pgn.backbone_spec import BackboneSpec, Preprocess
 from pgn.errors import BackboneInvalid, UsageError
 from pgn.method.backbone import save_backbone
 from pgn.method.head import embed_class_texts
+from training.backbones.hub import clear_hub_errors
 
 TEXT_FILE = "text.safetensors"
 _MODEL_KEY = "open_clip_model"
@@ -44,9 +45,16 @@ def fetch_clip(model: str, pretrained: str, folder: Path, *, activation: str | N
     config = open_clip.get_model_config(model)
     if config is None:
         raise UsageError(f"open_clip knows no model {model!r}", hint="e.g. ViT-B-32-quickgelu")
+    is_file = Path(pretrained).is_file()
+    if not is_file and not open_clip.is_pretrained_cfg(model, pretrained):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
+        raise UsageError(
+            f"open_clip has no weights {pretrained!r} for {model}, and there is no such file",
+            hint=f"its tags are {tags}" if tags else "it has no tags: give a weights file",
+        )
     if pretrained == "openai":
         activation = "quick_gelu"
-    if activation is None and Path(pretrained).exists():
+    if activation is None and is_file:
         raise UsageError(f"{pretrained} does not say its activation", hint="add --activation quick_gelu, or gelu")
     declared = "quick_gelu" if config.get("quick_gelu") else "gelu"
     if activation not in (None, declared):
@@ -54,10 +62,8 @@ def fetch_clip(model: str, pretrained: str, folder: Path, *, activation: str | N
             f"the weights {pretrained} were trained with {activation}, and open_clip's {model} uses {declared}",
             hint=f"ask for {model}-quickgelu" if activation == "quick_gelu" else "ask for the model without -quickgelu",
         )
-    try:
+    with clear_hub_errors(f"open_clip could not load {model} with {pretrained!r}", from_hub=not is_file):
         clip = open_clip.create_model(model, pretrained=pretrained)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UsageError(f"open_clip could not load {model} with {pretrained!r}: {error}") from error
     return save_clip(clip, model, f"{model}-{Path(pretrained).stem}", folder)
 
 

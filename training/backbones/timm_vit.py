@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import timm
@@ -12,8 +11,9 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from pgn.backbone_spec import BackboneSpec, Preprocess
-from pgn.errors import BackboneInvalid, UsageError, one_line
+from pgn.errors import BackboneInvalid, UsageError
 from pgn.method.backbone import save_backbone
+from training.backbones.hub import clear_hub_errors
 
 HUB = "hub"
 
@@ -29,20 +29,25 @@ def fetch_timm(model: str, pretrained: str, folder: Path, *, image_size: int | N
         image_size: Side in pixels, if not the model's own; timm then resizes the positions. Whole patches.
 
     Raises:
-        UsageError: No such model, weights that cannot be had or do not fit, or a size of no whole number of patches.
+        UsageError: No such model or tag, weights that cannot be had or do not fit, or a size of no whole number of
+            patches.
         BackboneInvalid: Not a plain ViT, or an activation that is neither GELU nor quick-GELU.
     """
-    if model.partition(".")[0] not in timm.list_models(module="vision_transformer"):
+    architecture, _, tag = model.partition(".")
+    if architecture not in timm.list_models(module="vision_transformer"):
         raise UsageError(f"timm knows no plain ViT {model!r}", hint="e.g. vit_small_patch16_224.dino")
     if pretrained != HUB and not Path(pretrained).exists():
         raise UsageError(f"there is no weights file {pretrained}", hint="name one, or leave it away to ask the hub")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each retry
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise UsageError(
+            f"timm has no weights {tag!r} for {architecture}",
+            hint=f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a weights file",
+        )
     overlay = {} if pretrained == HUB else {"file": pretrained}
     options = {"num_classes": 0, **({} if image_size is None else {"img_size": image_size})}
-    try:
+    with clear_hub_errors(f"timm could not load {model} with {pretrained!r}", from_hub=pretrained == HUB):
         vit = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        raise UsageError(f"timm could not load {model} with {pretrained!r}: {one_line(error)}") from error
     return save_timm(vit, model, folder)
 
 

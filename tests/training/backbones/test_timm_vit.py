@@ -52,7 +52,11 @@ def test_clip_in_timm_keeps_its_activation(tmp_path: Path) -> None:
     ("model", "options", "reason"),
     [
         ("resnet18", {}, "timm knows no plain ViT 'resnet18'"),
-        ("vit_tiny_patch16_224.nope", {}, "Invalid pretrained tag"),
+        (
+            "vit_tiny_patch16_224.nope",
+            {},
+            r"timm has no weights 'nope' for vit_tiny_patch16_224 \(its tags are augreg_in21k,",
+        ),
         (MODEL, {"image_size": 100}, "100 px are no whole number of patches of 16 px"),
         (MODEL, {"activation": "gelu"}, "leave --activation away"),
         ("vit_small_patch16_224", {}, "size mismatch"),
