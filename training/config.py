@@ -9,9 +9,9 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pgn.bundle import NAME_PATTERN
 from pgn.errors import UsageError
@@ -20,6 +20,14 @@ from training.data.registry import open_datasets
 
 OFF_FLAGS = {"train_head": "--fixed-head"}  # where it is not --no-...
 MAX_RATE = 1e30  # beyond it AdamW's own arithmetic leaves the range of a float
+
+
+def _listed(given: object) -> object:
+    return (given,) if isinstance(given, str | Path) else given
+
+
+OneOrMore = BeforeValidator(_listed)
+"""In a file, one thing need not be a list."""
 
 
 class Recipe(BaseModel):
@@ -47,7 +55,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: tuple[str, ...] = Field(min_length=1, description="what `open_dataset` reads; several make a union")
+    dataset: Annotated[tuple[str, ...], OneOrMore] = Field(
+        min_length=1, description="what `open_dataset` reads; several make a union"
+    )
     method: str = Field("pgn", description="a key of training.methods.METHODS")
     out: Path
     name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the bundle, if not the data set's")
@@ -55,7 +65,7 @@ class TrainConfig(BaseModel):
     backbone: Path = Path("model_store/backbones/pgn-vit-128")
     cache: Path = Field(Path(".cache/features"), description="where features of the unprompted backbone are kept")
     template: str | None = Field(None, description="class text for the head `text`, if not the data set's")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
     limit: int | None = Field(None, ge=1, description="most training images of a class")
     limit_val: int | None = Field(None, ge=1, description="most validation images of a class")
     fraction: float | None = Field(None, gt=0, le=1, description="share of the training images of each class")
@@ -63,7 +73,9 @@ class TrainConfig(BaseModel):
     # Options of the methods, with defaults that suit the rest.
     head: Literal["linear", "text", "prototypes"] = Field("linear", description="by default the method's usual one")
     train_head: bool | None = Field(None, description="by default a linear head learns, class embeddings stay")
-    start_from: tuple[Path, ...] = Field((), description="pgn, iip: bundles or runs to go on from")
+    start_from: Annotated[tuple[Path, ...], OneOrMore] = Field(
+        (), description="pgn, iip: bundles or runs to go on from"
+    )
     encoder: Literal["resnet10", "resnet18", "mlp"] = "resnet10"
     encoder_width: int = Field(16, ge=1, le=1024, description="channels of resnet10's first layer")
     input_size: int = Field(64, ge=32, description="side in pixels of what the encoder sees")
@@ -123,7 +135,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def plan(dataset: Sequence[str], out: Path, **given: Any) -> TrainConfig:
+def plan(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainConfig:
     """The config of a run: what is given, and for the rest of the recipe the defaults for that many images.
 
     Args:
@@ -138,13 +150,18 @@ def plan(dataset: Sequence[str], out: Path, **given: Any) -> TrainConfig:
     given = {"accumulate": num_processes()} | {name: value for name, value in given.items() if value is not None}
     recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
     try:
-        config = TrainConfig(dataset=tuple(dataset), out=out, **given)
-        images = open_images(config)
-        defaults = defaults_for(len(images.train)).model_dump()
-        return config.model_copy(update={"recipe": Recipe(**{**defaults, **recipe})})
+        config = TrainConfig.model_validate({"dataset": dataset, "out": out, "recipe": recipe, **given})
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, f['loc']))} = {f['input']!r}: {f['msg']}" for f in error.errors()]
+        faults = [f"{_option(f['loc'])} = {f['input']!r}: {f['msg']}" for f in error.errors()]
         raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
+    said = config.recipe.model_dump(exclude_unset=True)
+    defaults = defaults_for(len(open_images(config).train))
+    return config.model_copy(update={"recipe": defaults.model_copy(update=said)})
+
+
+def _option(place: tuple[int | str, ...]) -> str:
+    """The option at that place of a config: `epochs`, not `recipe.epochs`."""
+    return ".".join(str(part) for part in place if part != "recipe")
 
 
 def command(config: TrainConfig) -> str:

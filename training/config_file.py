@@ -43,8 +43,7 @@ def gather_options(flags: Mapping[str, Any], *, file: Path | None = None, recipe
         raise UsageError(
             f"{' and '.join(missing)} not given", hint="as --dataset and --out, or in the file that --config names"
         )
-    given = options["dataset"]
-    return options | {"dataset": [given] if isinstance(given, str) else [*given], "out": Path(options["out"])}
+    return options
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -59,11 +58,13 @@ def read_options(file: Path) -> dict[str, Any]:
     """The options in a TOML file or in a run's config.json, whose recipe is taken apart."""
     try:
         text = file.read_text()
-        found: dict[str, Any] = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        found: Any = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of either format
         raise UsageError(f"{file} is not what its name says: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{file} holds no options by name", hint="the config.json of a run shows the form")
     if isinstance(found.get("recipe"), dict):
         found |= found.pop("recipe")
     known = {*TrainConfig.model_fields, *Recipe.model_fields}
@@ -71,4 +72,4 @@ def read_options(file: Path) -> dict[str, Any]:
         raise UsageError(
             f"{file} has options that do not exist: {', '.join(unknown)}", hint="`pgn train --help` lists them"
         )
-    return found
+    return dict(found)

@@ -183,7 +183,7 @@ def config_of_run(folder: Path) -> TrainConfig:
     file = folder / CONFIG_FILE
     try:
         return TrainConfig.model_validate({**json.loads(file.read_text()), "out": folder})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}") from error
 
 

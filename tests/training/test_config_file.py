@@ -24,8 +24,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_enough(file: Path) -> None:
-    """No flag is needed; one data set need not be a list."""
-    assert gather_options(FLAGS, file=file) == {"dataset": ["digits"], "out": Path("runs/x"), "epochs": 7, "seed": 3}
+    """No flag is needed; one data set need not be a list, nor one bundle to start from."""
+    file.write_text(file.read_text() + 'start_from = "runs/union"\n')
+    config = plan(**gather_options(FLAGS, file=file))
+    assert (config.dataset, config.out, config.recipe.epochs, config.seed) == (("digits",), Path("runs/x"), 7, 3)
+    assert config.start_from == (Path("runs/union"),)
 
 
 def test_the_nearer_word_counts(file: Path) -> None:
@@ -73,6 +76,31 @@ def test_a_file_that_is_no_toml_is_named(file: Path) -> None:
         gather_options(FLAGS, file=file)
     with pytest.raises(UsageError, match=r"none\.toml cannot be read: No such file"):
         gather_options(FLAGS, file=file.with_name("none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("dataset = 5", "dataset = 5: Input should be a valid tuple"),
+        ("out = 5", "out = 5: Input is not a valid path"),
+        ('method = ["pgn"]', r"there is no method \['pgn'\]"),
+        ("recipe = 5", "there is no recipe 5"),
+        ("start_from = [1]", r"start_from\.0 = 1: Input is not a valid path"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(file: Path, line: str, says: str) -> None:
+    """Nothing in a file becomes a traceback."""
+    kept = [old for old in file.read_text().splitlines() if old.split()[0] != line.split()[0]]
+    file.write_text("\n".join([*kept, line]))
+    with pytest.raises(UsageError, match=says):
+        plan(**gather_options(FLAGS, file=file))
+
+
+def test_a_json_without_names_is_named(tmp_path: Path) -> None:
+    """A list is no config."""
+    (tmp_path / "config.json").write_text("[1, 2]")
+    with pytest.raises(UsageError, match=r"config\.json holds no options by name"):
+        gather_options(FLAGS, file=tmp_path / "config.json")
 
 
 def test_an_unknown_recipe_is_named() -> None:

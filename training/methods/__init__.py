@@ -36,7 +36,7 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
         UsageError: No such method, or the method cannot have that head or go on from a bundle.
     """
     name = given.get("method", "pgn")
-    method = METHODS.get(name)
+    method = METHODS.get(name) if isinstance(name, str) else None
     if method is None:
         raise UsageError(f"there is no method {name!r}", hint=f"one of {', '.join(METHODS)}")
     head, learns = given.get("head", method.heads[0]), given.get("train_head")
