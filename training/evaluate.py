@@ -17,7 +17,7 @@ from torch import Tensor
 from pgn.bundle import Bundle, read_bundle, write_atomically
 from pgn.errors import UsageError
 from pgn.method.predictor import Predictor
-from training.config import TrainConfig, open_images
+from training.config import open_images
 from training.curves import save_figure
 from training.data.dataset import SplitName
 from training.data.images import Images, load_split
@@ -26,7 +26,7 @@ from training.export import load_weights
 from training.features import EVAL_BATCH, plain_features
 from training.loop import train
 from training.result import WEIGHTS_FILE, read_result
-from training.run import as_json, config_of_run
+from training.run import as_json, config_of_bundle, config_of_run
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare
 
@@ -106,7 +106,7 @@ def evaluate(
     if trained.is_dir():
         trained = _file_of_run(trained)
     bundle = None if trained.name == WEIGHTS_FILE else read_bundle(trained)
-    config = _config_of_bundle(bundle) if bundle else config_of_run(trained.parent)
+    config = config_of_bundle(bundle) if bundle else config_of_run(trained.parent)
     known = bundle.manifest.classes if bundle else open_images(config).classes
     given = {"out": out, "backbone": backbone, "dataset": dataset}
     setting = prepare(config.model_copy(update={name: value for name, value in given.items() if value}))
@@ -145,15 +145,6 @@ def _file_of_run(folder: Path) -> Path:
     if result is None:
         raise UsageError(f"{folder} holds no finished run", hint="give a bundle's file, or the --out of `pgn train`")
     return folder / (result.bundle or result.weights or "")
-
-
-def _config_of_bundle(bundle: Bundle) -> TrainConfig:
-    try:
-        return TrainConfig.model_validate(bundle.manifest.training["config"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"bundle {bundle.version} does not say how it was trained", hint="evaluate one made by `pgn train`"
-        ) from error
 
 
 def _logits(setting: Setting, weights: Path, images: Images) -> Tensor:

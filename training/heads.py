@@ -14,7 +14,6 @@ from pgn.bundle import Bundle
 from pgn.method.head import Head, prototype_head, text_head
 from training.features import plain_features
 from training.methods import METHODS
-from training.methods.warm_start import open_starts
 from training.probe import LinearProbe, fold
 from training.setting import Setting
 
@@ -117,7 +116,7 @@ def start_head(setting: Setting) -> TrainingHead:
     if not learns:
         return PlainHead(setting.probe.head(), learns=False)
     head = LearnedHead.at_probe(setting.probe)
-    for bundle in open_starts(config.start_from, setting.backbone):
+    for bundle in setting.starts:
         head.carry_over(bundle, classes)
     return head
 

@@ -89,6 +89,16 @@ def read_result(folder: Path) -> RunResult | None:
         ) from error
 
 
+def finished_bundle(folder: Path) -> Path | None:
+    """The path of the bundle of the run in `folder`, once that has ended and if its method is served.
+
+    Raises:
+        ArtefactError: As `read_result`.
+    """
+    result = read_result(folder)
+    return folder / result.bundle if result and result.bundle else None
+
+
 def outcome(folder: Path, result: RunResult) -> Path:
     """What training hands back: the path of the bundle, or of result.json for a method that is not served."""
     return folder / (result.bundle or RESULT_FILE)

@@ -25,13 +25,13 @@ from pgn.bundle import Bundle, read_bundle, write_atomically
 from pgn.errors import PgnError, UsageError
 from pgn.method.head import Head
 from pgn.method.predictor import Predictor
-from training.analysis.subject import config_of
 from training.compare.summary import PROBE
 from training.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from training.data.images import Images, load_split
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH
-from training.run import finished_bundle
+from training.result import finished_bundle
+from training.run import config_of_bundle
 from training.setting import prepare
 
 CLEAN = "clean"
@@ -65,14 +65,14 @@ def measure(bundles: Sequence[Path], *, backbone: Path | None = None, most: int 
     by_images: dict[tuple[tuple[str, ...], str], list[Bundle]] = {}
     for path in bundles:
         bundle = read_bundle(path)
-        by_images.setdefault((config_of(bundle).dataset, bundle.manifest.backbone.digest), []).append(bundle)
+        by_images.setdefault((config_of_bundle(bundle).dataset, bundle.manifest.backbone.digest), []).append(bundle)
     return [each for found in by_images.values() for each in _measure_set(found, backbone, most)]
 
 
 @torch.inference_mode()
 def _measure_set(bundles: Sequence[Bundle], backbone: Path | None, most: int | None) -> Iterable[Measured]:
     """Of bundles that share images and backbone."""
-    config = config_of(bundles[0])
+    config = config_of_bundle(bundles[0])
     setting = prepare(config.model_copy(update={"backbone": backbone or config.backbone}))
     images = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))

@@ -17,8 +17,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pgn.bundle import write_atomically
-from pgn.errors import ArtefactError, UsageError
+from pgn.bundle import Bundle, write_atomically
+from pgn.errors import ArtefactError, PgnError, UsageError
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.disk import clear_disk_errors
@@ -187,11 +187,18 @@ def config_of_run(folder: Path) -> TrainConfig:
         raise ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}") from error
 
 
-def finished_bundle(folder: Path) -> Path | None:
-    """The path of the bundle of the run in `folder`, once that run has ended and if its method is served."""
-    file = folder / RESULT_FILE
-    name = json.loads(file.read_text())["bundle"] if file.exists() else None
-    return folder / name if name else None
+def config_of_bundle(bundle: Bundle) -> TrainConfig:
+    """The config of the run that made `bundle`.
+
+    Raises:
+        UsageError: It does not say, or says it in another version's words.
+    """
+    try:
+        return TrainConfig.model_validate(bundle.manifest.training["config"])
+    except (KeyError, ValidationError, PgnError) as error:
+        raise UsageError(
+            f"bundle {bundle.version} does not say how it was trained", hint="give one made by `pgn train`"
+        ) from error
 
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

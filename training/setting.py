@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pgn.errors import DataInvalid
+from pgn.bundle import Bundle, read_bundle
+from pgn.errors import DataInvalid, UsageError
 from pgn.method.backbone import FrozenBackbone, load_backbone
 from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
 from training.data.images import Images, load_split, warn_of_absent_classes
 from training.features import plain_features
 from training.probe import LinearProbe, fit_probe
+from training.result import finished_bundle
 from training.scores import Scores, score
 
 PATCH_IMAGES = 256
@@ -42,6 +46,17 @@ class Setting:
         """The sentence that names a class; None for a union of sets that have several."""
         own = {text.template for text in self.dataset.class_texts}
         return self.config.template or (own.pop() if len(own) == 1 else None)
+
+    @cached_property
+    def starts(self) -> tuple[Bundle, ...]:
+        """The bundles to go on from, of which the later goes over the earlier.
+
+        Raises:
+            UsageError: A folder without a finished run, or of one whose method makes no bundle.
+            BundleIncompatible: A bundle of another backbone.
+            ArtefactError: What else reading a bundle raises.
+        """
+        return tuple(read_bundle(_bundle_at(path), backbone=self.backbone.digest) for path in self.config.start_from)
 
     def groups(self) -> Tensor:
         """(M) int64 number of the data set that each training image comes from; all 0 without a union."""
@@ -76,3 +91,11 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))
     probe_val = score(probe.head()(features), val.labels, dataset.class_sources)
     return Setting(config, dataset, backbone, device, train, val, probe, probe_val)
+
+
+def _bundle_at(path: Path) -> Path:
+    """The file that `path` names: itself, or that of the run in this folder."""
+    found = finished_bundle(path) if path.is_dir() else path
+    if found is None:
+        raise UsageError(f"{path} is no folder of a finished run with a bundle", hint="give a bundle's file")
+    return found

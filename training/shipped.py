@@ -17,7 +17,7 @@ from pgn.errors import UsageError
 from training.config import TrainConfig
 from training.data.registry import open_datasets
 from training.disk import clear_disk_errors
-from training.run import finished_bundle
+from training.result import finished_bundle
 
 _Methods: TypeAlias = dict[str, list[Manifest]]  # finished runs by method, sorted by seed
 

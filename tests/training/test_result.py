@@ -13,7 +13,7 @@ from torch import nn
 from pgn.errors import ArtefactError
 from pgn.method.backbone import load_backbone
 from pgn.method.quantise import quantise_linears
-from training.result import RunResult, backbone_parameters, count_parameters, outcome, read_result
+from training.result import RunResult, backbone_parameters, count_parameters, finished_bundle, outcome, read_result
 
 FIELDS: dict[str, Any] = {
     "method": "linear",
@@ -58,6 +58,18 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(ArtefactError, match=r"result\.json is no result of a run"):
         read_result(tmp_path)
+
+
+def test_a_finished_run_knows_its_bundle(tmp_path: Path) -> None:
+    """One that has not ended has none, nor has one of a method that is only compared; a damaged one is told."""
+    assert finished_bundle(tmp_path) is None
+    (tmp_path / "result.json").write_text(json.dumps(FIELDS))
+    assert finished_bundle(tmp_path) is None
+    (tmp_path / "result.json").write_text(json.dumps({**FIELDS, "bundle": "a.safetensors"}))
+    assert finished_bundle(tmp_path) == tmp_path / "a.safetensors"
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ArtefactError, match="no result of a run"):
+        finished_bundle(tmp_path)
 
 
 def test_training_hands_back_the_bundle_or_the_result(tmp_path: Path) -> None:

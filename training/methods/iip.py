@@ -10,7 +10,7 @@ from pgn.bundle import GeneratorSpec
 from pgn.method.generator import FixedPrompts
 from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
-from training.methods.warm_start import open_starts, start_prompts
+from training.methods.warm_start import start_prompts
 from training.result import Reach
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class InputIndependentPrompts(Method):
         )
         generator, patches = FixedPrompts(spec), setting.patches()
         generator.prompts.data.copy_(patches[torch.randint(len(patches), (spec.num_prompts,))])
-        for bundle in open_starts(setting.config.start_from, setting.backbone):
+        for bundle in setting.starts:
             start_prompts(generator, bundle)
         return PromptedAdapter(generator)
 

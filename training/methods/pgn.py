@@ -14,7 +14,7 @@ from pgn.method.library import RGBLibrary
 from pgn.method.projection import projection_of
 from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
-from training.methods.warm_start import open_starts, start_encoder, start_generator
+from training.methods.warm_start import start_encoder, start_generator
 from training.result import Reach
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class PromptGeneration(Method):
             generator.last_layer.bias.data.copy_(_drawn(setting.patches(), spec.num_prompts).flatten())
         if first := self.first(setting.config):
             start_encoder(generator, first.out)
-        for bundle in open_starts(setting.config.start_from, backbone):
+        for bundle in setting.starts:
             start_generator(generator, bundle)
         return PromptedAdapter(generator)
 

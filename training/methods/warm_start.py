@@ -7,9 +7,7 @@ exactly that of the input-independent prompts, and training can only add what de
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,25 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from pgn.bundle import Bundle, read_bundle
+from pgn.bundle import Bundle
 from pgn.errors import ArtefactError, UsageError
-from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import DirectGenerator, FixedPrompts, Generator, PromptGenerator
 from training.result import WEIGHTS_FILE
 
 OWN_SHARE = 0.7  # of each prompt's own token at the start; a larger one leaves the softmax too little slope to learn on
 SPARE_NOISE = 0.5  # of the prompts' standard deviation: how far a token that no prompt leans on is from a prompt
-
-
-def open_starts(paths: Sequence[Path], backbone: FrozenBackbone) -> list[Bundle]:
-    """The bundles at these paths: files, or folders of finished runs.
-
-    Raises:
-        UsageError: A folder without a finished run, or of one whose method makes no bundle.
-        BundleIncompatible: A bundle of another backbone.
-        ArtefactError: What else reading a bundle raises.
-    """
-    return [read_bundle(_bundle_file(path), backbone=backbone.digest) for path in paths]
 
 
 def start_prompts(generator: FixedPrompts, bundle: Bundle) -> None:
@@ -76,18 +62,6 @@ def start_encoder(generator: PromptGenerator | DirectGenerator, run: Path) -> No
     except (OSError, RuntimeError, SafetensorError) as error:
         fault = str(error).partition(": ")[0]  # what follows names every tensor
         raise ArtefactError(f"{file} holds no such encoder: {fault}", hint="delete that run") from error
-
-
-def _bundle_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    try:
-        name = json.loads((path / "result.json").read_text())["bundle"]
-    except (OSError, ValueError, KeyError):
-        name = None
-    if name is None:
-        raise UsageError(f"{path} is no folder of a finished run with a bundle", hint="give a bundle's file")
-    return path / name
 
 
 def _prompts(bundle: Bundle, count: int, method: str) -> Tensor:

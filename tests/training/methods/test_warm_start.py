@@ -17,6 +17,7 @@ from pgn.method.backbone import load_backbone
 from pgn.method.generator import FixedPrompts, PromptGenerator, load_generator
 from pgn.method.head import load_head
 from tests.toys import make_bundle
+from tests.training.test_result import FIELDS
 from training.heads import LearnedHead, start_head
 from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
@@ -184,18 +185,18 @@ class TestHead:
 class TestWhere:
     def test_the_folder_of_a_finished_run_stands_for_its_bundle(self, iip: Path, make_setting: MakeSetting) -> None:
         """What `pgn train` wrote can be named without its digest."""
-        (iip.parent / "result.json").write_text(json.dumps({"bundle": iip.name}))
+        (iip.parent / "result.json").write_text(json.dumps({**FIELDS, "bundle": iip.name}))
         setting = make_setting(method="iip", start_from=(iip.parent,))
         assert torch.equal(_generator(setting).prompts, torch.from_numpy(read_bundle(iip).tensors["generator.prompts"]))
 
-    @pytest.mark.parametrize("result", [None, '{"bundle": null}', "{"])
+    @pytest.mark.parametrize("result", [None, FIELDS])
     def test_a_folder_without_a_bundle_is_refused(
-        self, result: str | None, tmp_path: Path, make_setting: MakeSetting
+        self, result: dict | None, tmp_path: Path, make_setting: MakeSetting
     ) -> None:
         """A run that has not ended, or of a method that makes none."""
         (tmp_path / "other").mkdir()
         if result is not None:
-            (tmp_path / "other" / "result.json").write_text(result)
+            (tmp_path / "other" / "result.json").write_text(json.dumps(result))
         with pytest.raises(UsageError, match="is no folder of a finished run with a bundle"):
             _generator(make_setting(start_from=(tmp_path / "other",)))
 
