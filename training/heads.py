@@ -66,14 +66,21 @@ class LearnedHead(nn.Module):
             bundle: Of the same backbone.
             classes: Names of this head's rows.
         """
-        if bundle.manifest.head.kind != "linear":
+        rows = shared_rows(bundle, classes)
+        if not rows:
             return
         weight, bias = (torch.from_numpy(bundle.tensors[f"head.{name}"].copy()) for name in ("weight", "bias"))
-        known = {name: row for row, name in enumerate(bundle.manifest.classes)}
-        for row, name in enumerate(classes):
-            if name in known:
-                self.weight[row] = weight[known[name]] * self.std
-                self.bias[row] = bias[known[name]] + weight[known[name]] @ self.mean
+        for row, theirs in rows.items():
+            self.weight[row] = weight[theirs] * self.std
+            self.bias[row] = bias[theirs] + weight[theirs] @ self.mean
+
+
+def shared_rows(bundle: Bundle, classes: tuple[str, ...]) -> dict[int, int]:
+    """Row in the bundle's linear head of each class that both know, by its row here."""
+    if bundle.manifest.head.kind != "linear":
+        return {}
+    known = {name: row for row, name in enumerate(bundle.manifest.classes)}
+    return {row: known[name] for row, name in enumerate(classes) if name in known}
 
 
 class PlainHead(nn.Module):

@@ -28,7 +28,7 @@ from training.export import export
 from training.heads import start_head
 from training.memory import clear_memory_errors
 from training.methods import METHODS
-from training.model import AdaptedClassifier
+from training.model import AdaptedClassifier, starts_of
 from training.patches import draw_kept
 from training.result import outcome, read_result
 from training.run import RunFolder
@@ -92,6 +92,8 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
     optimizer = make_optimizer(model, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     progress = run.resume(model, optimizer)
+    for line in starts_of(model, setting):
+        say(line, shown=first and not progress.step)
 
     sets = setting.groups()
     step_size = recipe.batch_size * config.accumulate

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from pgn.method.backbone import FrozenBackbone
-from training.heads import TrainingHead
+from training.heads import LearnedHead, TrainingHead, shared_rows
 from training.methods.interface import Adapter
+from training.methods.prompted import PromptedAdapter
+from training.methods.warm_start import carried_over
+from training.setting import Setting
 
 
 class AdaptedClassifier(nn.Module):
@@ -40,3 +43,16 @@ class AdaptedClassifier(nn.Module):
     def is_finite(self) -> bool:
         """Whether all that learns, and BatchNorm's statistics, are finite numbers; asks the device once."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.state_dict().values()]).all())
+
+
+def starts_of(model: AdaptedClassifier, setting: Setting) -> list[str]:
+    """A line for each bundle that `model` goes on from: what it has of it, and what not."""
+    lines = []
+    for path, bundle in zip(setting.config.start_from, setting.starts, strict=True):
+        assert isinstance(model.adapter, PromptedAdapter)
+        said = [carried_over(model.adapter.generator, bundle)]
+        if isinstance(model.head, LearnedHead):
+            classes = setting.dataset.classes
+            said.append(f"{len(shared_rows(bundle, classes))} of {len(classes)} rows of the head")
+        lines.append(f"from {path}: {'; '.join(said)}")
+    return lines

@@ -15,13 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from pgn.bundle import Bundle
+from pgn.bundle import Bundle, GeneratorSpec
 from pgn.errors import ArtefactError, UsageError
 from pgn.method.generator import DirectGenerator, FixedPrompts, Generator, PromptGenerator
 from training.result import WEIGHTS_FILE
 
 OWN_SHARE = 0.7  # of each prompt's own token at the start; a larger one leaves the softmax too little slope to learn on
 SPARE_NOISE = 0.5  # of the prompts' standard deviation: how far a token that no prompt leans on is from a prompt
+_SHAPES = {  # the fields of a generator's spec that decide whether a part fits, and what a user calls them
+    "encoder": {"encoder": "encoder", "encoder_width": "width", "crop": "crop", "hidden": "hidden width"},
+    "library": {"library": "kind", "library_size": "N"},
+    "projection": {"num_prompts": "K", "library": "kind of library", "library_size": "N", "projection": "kind"},
+}
 
 
 def start_prompts(generator: FixedPrompts, bundle: Bundle) -> None:
@@ -77,23 +82,52 @@ def _prompts(bundle: Bundle, count: int, method: str) -> Tensor:
     return torch.from_numpy(bundle.tensors["generator.prompts"].copy())
 
 
-def _take_parts(generator: Generator, bundle: Bundle) -> None:
-    """Copy the encoder, the library, and the projection if both fit."""
-    given = {
+def carried_over(generator: Generator, bundle: Bundle) -> str:
+    """What a generator that goes on from a bundle has of it, and what not for which reason; in words, for the user."""
+    if bundle.manifest.method == "iip":
+        return f"its {bundle.manifest.generator.num_prompts} prompts"
+    fits = _parts_that_fit(generator, bundle)
+    taken = ", ".join(part for part, fit in fits.items() if fit) or "nothing"
+    theirs, ours = bundle.manifest.generator, generator.spec
+    left = [f"not the {part} ({_reason(part, theirs, ours)})" for part, fit in fits.items() if not fit]
+    return "; ".join([taken, *left])
+
+
+def _reason(part: str, theirs: GeneratorSpec, ours: GeneratorSpec) -> str:
+    """What of the shape of a part that does not fit is another, in a user's word."""
+    names = _SHAPES[part].items()
+    word = next((word for name, word in names if getattr(theirs, name) != getattr(ours, name)), None)
+    return f"another {word}" if word else "what it stands between is another"
+
+
+def _parts_that_fit(generator: Generator, bundle: Bundle) -> dict[str, bool]:
+    """Whether encoder, library and projection of the bundle's PGN fit; a projection needs that both others do."""
+    given, fits = _given(bundle), {}
+    for part, tensors in _parts(generator).items():
+        fits[part] = all(name in given and given[name].shape == tensor.shape for name, tensor in tensors.items())
+    return {**fits, "projection": all(fits.values())}
+
+
+def _parts(generator: Generator) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part, by their name in the generator; the projection last."""
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "library": {}, "projection": {}}
+    for name, tensor in generator.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            parts.get(name.partition(".")[0], parts["projection"])[name] = tensor
+    return {part: tensors for part, tensors in parts.items() if tensors}
+
+
+def _given(bundle: Bundle) -> dict[str, Tensor]:
+    return {
         name.removeprefix("generator."): torch.from_numpy(array.copy())
         for name, array in bundle.tensors.items()
         if name.startswith("generator.")
     }
-    own = {name: t for name, t in generator.state_dict().items() if not name.endswith("num_batches_tracked")}
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in own.items():
-        parts.setdefault(name.partition(".")[0], {})[name] = tensor
-    fits = {
-        part: all(name in given and given[name].shape == tensor.shape for name, tensor in tensors.items())
-        for part, tensors in parts.items()
-    }
-    for projection in fits.keys() - {"encoder", "library"}:
-        fits[projection] = all(fits.values())
+
+
+def _take_parts(generator: Generator, bundle: Bundle) -> None:
+    """Copy the encoder, the library, and the projection if both fit."""
+    fits, given = _parts_that_fit(generator, bundle), _given(bundle)
     if not any(fits.values()):
         theirs, ours = bundle.manifest.generator, generator.spec
         raise UsageError(
@@ -102,8 +136,8 @@ def _take_parts(generator: Generator, bundle: Bundle) -> None:
             f"{ours.encoder} (width {ours.encoder_width}) and {ours.library} of {ours.library_size}",
         )
     with torch.no_grad():
-        for part in (part for part, fit in fits.items() if fit):
-            for name, tensor in parts[part].items():
+        for part, tensors in _parts(generator).items():
+            for name, tensor in tensors.items() if fits[part] else ():
                 tensor.copy_(given[name])
 
 

@@ -19,9 +19,11 @@ from pgn.method.head import load_head
 from tests.toys import make_bundle
 from tests.training.test_result import FIELDS
 from training.heads import LearnedHead, start_head
+from training.loop import train
 from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
 from training.methods.warm_start import start_encoder
+from training.model import AdaptedClassifier, starts_of
 from training.setting import Setting
 
 INPUTS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -180,6 +182,62 @@ class TestHead:
         assert torch.allclose(logits[:, [8, 3]], carried[:, :2], atol=1e-4)
         new = [0, 1, 2, 4, 5, 6, 7, 9]
         assert torch.allclose(logits[:, new], probe[:, new], atol=1e-4)
+
+
+class TestWords:
+    """What the run says of it."""
+
+    def _said(self, setting: Setting) -> list[str]:
+        torch.manual_seed(0)
+        return starts_of(AdaptedClassifier(METHODS[setting.config.method].start(setting), start_head(setting)), setting)
+
+    def test_a_whole_pgn(self, pgn: Path, make_setting: MakeSetting) -> None:
+        """All parts; its classes are others, so no row of the head."""
+        expected = f"from {pgn}: encoder, library, projection; 0 of 10 rows of the head"
+        assert self._said(make_setting(start_from=(pgn,))) == [expected]
+
+    @pytest.mark.parametrize(
+        ("changes", "parts"),
+        [
+            ({"num_prompts": 8}, "encoder, library; not the projection (another K)"),
+            ({"library_size": 9}, "encoder; not the library (another N); not the projection (another N)"),
+            (
+                {"library": "rgb"},
+                "encoder; not the library (another kind); not the projection (another kind of library)",
+            ),
+            ({"library": "none"}, "encoder; not the projection (another kind of library)"),
+            ({"projection": "mlp"}, "encoder, library; not the projection (another kind)"),
+            (
+                {"encoder_width": 8},
+                "library; not the encoder (another width); not the projection (what it stands between is another)",
+            ),
+        ],
+    )
+    def test_what_is_left_behind_has_a_reason(
+        self, changes: dict, parts: str, pgn: Path, make_setting: MakeSetting
+    ) -> None:
+        """The more so where an encoder alone is not what was hoped for."""
+        (line,) = self._said(make_setting(start_from=(pgn,), **changes))
+        assert line == f"from {pgn}: {parts}; 0 of 10 rows of the head"
+
+    def test_each_bundle_has_its_line(self, pgn: Path, iip: Path, make_setting: MakeSetting) -> None:
+        """In the order in which they are taken; of the head, the classes that both know."""
+        first, second = self._said(make_setting(start_from=(pgn, iip)))
+        assert first.startswith(f"from {pgn}: encoder")
+        assert second == f"from {iip}: its 4 prompts; 2 of 10 rows of the head"
+
+    def test_a_head_that_stays_takes_no_rows(self, iip: Path, make_setting: MakeSetting) -> None:
+        """So nothing is said of it."""
+        (line,) = self._said(make_setting(start_from=(iip,), head="prototypes"))
+        assert line == f"from {iip}: its 4 prompts"
+
+    def test_the_run_says_it_once(self, iip: Path, make_setting: MakeSetting, capsys: pytest.CaptureFixture) -> None:
+        """On standard error, before its first epoch."""
+        config = make_setting(start_from=(iip,), epochs=1).config
+        train(config)
+        assert capsys.readouterr().err.splitlines()[1] == f"from {iip}: its 4 prompts; 2 of 10 rows of the head"
+        train(config)
+        assert "from" not in capsys.readouterr().err
 
 
 class TestWhere:
