@@ -220,11 +220,17 @@ def train(
     given = dict(locals())
     watched = {name: given.pop(name) for name in ("tensorboard", "metrics_port")}
     from training.config import is_first_process, plan
-    from training.config_file import gather_options
+    from training.config_file import gather_options, said_options
     from training.loop import train as run
+    from training.methods import idle_options
+    from training.watch import say
 
-    options = gather_options(given, file=given.pop("config"), recipe=given.pop("recipe"))
-    path = run(plan(**options), **watched)
+    file, recipe = given.pop("config"), given.pop("recipe")
+    planned = plan(**gather_options(given, file=file, recipe=recipe))
+    if idle := idle_options(planned.method, said_options(given, file)):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        say(f"without effect: {flags}; --method {planned.method} does not read them", shown=is_first_process())
+    path = run(planned, **watched)
     if is_first_process():
         print(path)
 

@@ -46,6 +46,12 @@ def gather_options(flags: Mapping[str, Any], *, file: Path | None = None, recipe
     return options
 
 
+def said_options(flags: Mapping[str, Any], file: Path | None) -> list[str]:
+    """What the user's own words name: flags, and a TOML file. A recipe, and a run's config.json, name all there is."""
+    written = read_options(file) if file and file.suffix != ".json" else {}
+    return list(dict.fromkeys([*(name for name, value in flags.items() if value not in (None, [])), *written]))
+
+
 def read_recipe(name: str) -> dict[str, Any]:
     """The options of a recipe that comes with the project."""
     names = sorted(path.stem for path in RECIPES.glob("*.toml"))

@@ -95,6 +95,10 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
     for line in starts_of(model, setting):
         say(line, shown=first and not progress.step)
 
+    size = setting.backbone.spec.preprocess.size
+    if "input_size" in METHODS[config.method].options and config.input_size > size:
+        say(f"the encoder sees {size} px, not {config.input_size}: the backbone's images have no more", shown=first)
+
     sets = setting.groups()
     step_size = recipe.batch_size * config.accumulate
     steps = len(epoch_batches(sets, step_size, seed=config.seed, epoch=0, parts=config.accumulate))

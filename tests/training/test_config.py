@@ -79,3 +79,17 @@ def test_the_command_makes_the_config_again(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(loop, "train", lambda config, **_: made.append(config) or Path("bundle"))
     cli.app(shlex.split(command(config))[1:], standalone_mode=False)
     assert made == [config]
+
+
+def test_flags_without_effect_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on: nothing of its result is wrong, only what its user believes of it."""
+    monkeypatch.setattr(loop, "train", lambda *_, **__: Path("bundle"))
+    words = (
+        f"train --dataset digits --out {tmp_path} --recipe small --method iip --library-size 512 --frame 4 --epochs 1"
+    )
+    cli.app(words.split(), standalone_mode=False)
+    found = capsys.readouterr()
+    assert found.err == "without effect: --library-size, --frame; --method iip does not read them\n"
+    assert found.out == "bundle\n"

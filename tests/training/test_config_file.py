@@ -9,7 +9,7 @@ import pytest
 
 from pgn.errors import UsageError
 from training.config import open_images, plan
-from training.config_file import RECIPES, gather_options, read_recipe
+from training.config_file import RECIPES, gather_options, read_recipe, said_options
 from training.run import RunFolder
 
 FLAGS: dict[str, Any] = {"dataset": None, "out": None, "epochs": None, "start_from": []}
@@ -101,6 +101,21 @@ def test_a_json_without_names_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(UsageError, match=r"config\.json holds no options by name"):
         gather_options(FLAGS, file=tmp_path / "config.json")
+
+
+def test_what_the_user_says_is_flags_and_file(file: Path, tmp_path: Path) -> None:
+    """Not the recipe, nor a run's config, which name what every method reads."""
+    file.write_text(file.read_text() + 'recipe = "small"\n')
+    assert said_options({**FLAGS, "seed": 5, "frame": 4}, file) == [
+        "seed",
+        "frame",
+        "dataset",
+        "out",
+        "epochs",
+        "recipe",
+    ]
+    (tmp_path / "config.json").write_text('{"frame": null, "library_size": 64}')
+    assert said_options({**FLAGS, "seed": 5}, tmp_path / "config.json") == ["seed"]
 
 
 def test_an_unknown_recipe_is_named() -> None:

@@ -192,6 +192,16 @@ def test_a_mistyped_backbone_claims_no_folder(make_config: MakeConfig, tmp_path:
     assert not make_config().out.exists()
 
 
+def test_an_encoder_that_sees_less_than_asked_for_is_told(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The backbone's images are 32 px; a method without encoder has nothing to tell."""
+    train(make_config(input_size=64, epochs=1))
+    assert "the encoder sees 32 px, not 64: the backbone's images have no more" in capsys.readouterr().err
+    train(make_config(input_size=64, epochs=1, method="iip", out=make_config().out / "iip"))
+    assert "encoder sees" not in capsys.readouterr().err
+
+
 def test_another_config_in_the_same_folder_is_refused(make_config: MakeConfig) -> None:
     """A checkpoint of other settings is never gone on from; the message names the difference."""
     train(make_config())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pgn.errors import UsageError
@@ -27,6 +28,12 @@ METHODS: dict[str, Method] = {
     "vapt": AdaptivePromptTuning(),
     "pgn": PromptGeneration(),
 }
+
+
+def idle_options(method: str, said: Iterable[str]) -> list[str]:
+    """Those of the options that other methods read and this one does not, so that they change nothing."""
+    others = frozenset[str]().union(*(each.options for each in METHODS.values())) - METHODS[method].options
+    return [name for name in said if name in others]
 
 
 def check_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pgn.bundle import GeneratorSpec
 from pgn.method.backbone import FrozenBackbone
 from pgn.method.encoders import build_encoder, resize_for
 from training.methods.interface import Adapter, Method
-from training.methods.pgn import generator_spec
+from training.methods.pgn import ENCODER_OPTIONS, generator_spec
 from training.result import Reach
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class EncoderAlone(Method):
     reach: Reach = "nothing"
     heads = ("linear",)
     head_learns = True
+    options = frozenset({*ENCODER_OPTIONS, "encoder_rate"})
     parameters = "E"
     source = "Loedeman et al., arXiv 2210.06466"
 

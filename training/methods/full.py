@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pgn.errors import UsageError
 from pgn.method.backbone import FrozenBackbone
+from training.engine import compile_blocks
 from training.methods.interface import Adapter, Method
 from training.patches import embed_kept
 from training.result import Reach
@@ -39,6 +40,7 @@ class FullFineTuning(Method):
     """A copy of the ViT learns with all its weights; data sets share nothing any more."""
 
     reach: Reach = "weights"
+    options = frozenset({"tower_rate"})
     parameters = "V"
     source = "common practice"
 
@@ -50,7 +52,10 @@ class FullFineTuning(Method):
                 f"the weights of {backbone.spec.name} are {backbone.spec.precision} and cannot be fine-tuned",
                 hint="--backbone names the float folder that it was quantised from",
             )
-        return OwnTower(backbone)
+        own = OwnTower(backbone)
+        if setting.config.compile:
+            compile_blocks(own.tower)  # a copy of compiled blocks is not compiled
+        return own
 
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """All weights at one small rate; weight decay on matrices alone, not on norms, biases and single vectors."""

@@ -23,6 +23,7 @@ class InputIndependentPrompts(Method):
 
     reach: Reach = "input"
     served = True
+    options = frozenset({"num_prompts", "library_rate", "start_from"})
     parameters = "K*D"
     source = "Loedeman et al., arXiv 2210.06466"
 

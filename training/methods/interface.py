@@ -42,6 +42,7 @@ class Method(ABC):
         served: Whether its result is a bundle. What is not is trained and compared, and never served.
         heads: The heads that its features can go to, the usual one first.
         head_learns: Whether its head has to learn, or must not; None leaves it to the config.
+        options: Its own fields of TrainConfig and Recipe: those that not every method reads, and this one does.
         parameters: How many values its adapter learns, as a formula in the letters of docs/methods.md.
         source: Where the method comes from.
     """
@@ -50,6 +51,7 @@ class Method(ABC):
     served: ClassVar[bool] = False
     heads: ClassVar[tuple[HeadKind, ...]] = ("linear", "text", "prototypes")
     head_learns: ClassVar[bool | None] = None
+    options: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[str]
     source: ClassVar[str]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.setting import Setting
 
+ENCODER_OPTIONS = frozenset({"encoder", "encoder_width", "input_size", "crop", "hidden"})
 OWN_TOKEN_BIAS = 5.0  # its share of the mixture is then 0.7 in a library of 64
 ALONE_RATE = 5e-3  # of the encoder alone: what the grid `rates` found best for it; among prompts it is too fast
 ENCODER_FOLDER = "encoder"  # in the run's folder: the run in which the encoder learned alone
@@ -31,6 +32,10 @@ class PromptGeneration(Method):
 
     reach: Reach = "input"
     served = True
+    options = frozenset(
+        {*ENCODER_OPTIONS, "num_prompts", "library", "library_size", "projection"}
+        | {"library_rate", "encoder_rate", "encoder_first", "start_from"}
+    )
     parameters = "E + (F + 1)*K*N + N*D"
     source = "Loedeman et al., arXiv 2210.06466"
 

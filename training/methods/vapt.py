@@ -77,6 +77,7 @@ class AdaptivePromptTuning(Method):
     """
 
     reach: Reach = "inner"
+    options = frozenset({"num_prompts", "library_rate", "encoder_rate", "prompt_dropout", "vapt_kernel", "vapt_rank"})
     parameters = "K*D + (L - 1)*(k**2 + M*K + K + 2*D) + 2*D*r"
     source = "Le et al., arXiv 2501.18936"
 

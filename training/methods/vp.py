@@ -54,6 +54,7 @@ class VisualPrompting(Method):
     """
 
     reach: Reach = "input"
+    options = frozenset({"frame", "frame_std", "library_rate"})
     parameters = "12*p*(S - p)"
     source = "Bahng et al., arXiv 2203.17274"
 

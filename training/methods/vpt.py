@@ -55,6 +55,7 @@ class ShallowPromptTuning(_PromptTuning):
     """K free prompts before the first block; tokens have no order, so this is IIP from another start."""
 
     reach: Reach = "input"
+    options = frozenset({"num_prompts", "library_rate"})
     parameters = "K*D"
 
     def start(self, setting: Setting) -> Adapter:
@@ -67,6 +68,7 @@ class DeepPromptTuning(_PromptTuning):
     """K free prompts before every block; what a block makes of its prompts is dropped."""
 
     reach: Reach = "inner"
+    options = frozenset({"num_prompts", "library_rate", "prompt_dropout"})
     parameters = "L*K*D"
 
     def start(self, setting: Setting) -> Adapter:

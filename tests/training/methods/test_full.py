@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pgn.errors import UsageError
+from pgn.method.backbone import FrozenBackbone
 from training.heads import start_head
-from training.methods import METHODS
+from training.methods import METHODS, full
 from training.model import AdaptedClassifier
 from training.setting import Setting
 
@@ -28,6 +29,18 @@ def test_a_step_moves_the_copy_alone(kind: str, make_setting: Callable[..., Sett
     with torch.no_grad():
         assert not torch.allclose(model.adapter(setting.backbone, INPUTS, None), setting.backbone(INPUTS), atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in setting.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_the_copy_is_compiled_if_the_run_is(
+    make_setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch, wish: bool
+) -> None:
+    """A copy of compiled blocks is not."""
+    compiled: list[FrozenBackbone] = []
+    monkeypatch.setattr(full, "compile_blocks", compiled.append)
+    adapter = METHODS["full"].start(make_setting(method="full", compile=wish))
+    assert isinstance(adapter, full.OwnTower)
+    assert compiled == [adapter.tower] * wish
 
 
 def test_norms_and_biases_are_not_decayed(make_setting: Callable[..., Setting]) -> None:

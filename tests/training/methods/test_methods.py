@@ -9,9 +9,9 @@ import torch
 
 from pgn.errors import UsageError
 from pgn.method.encoders import build_encoder
-from training.config import TrainConfig, command
+from training.config import Recipe, TrainConfig, command
 from training.heads import start_head
-from training.methods import METHODS
+from training.methods import METHODS, idle_options
 from training.methods.pgn import generator_spec
 from training.methods.prompted import PromptedAdapter
 from training.model import AdaptedClassifier
@@ -136,7 +136,57 @@ def test_blocks_that_take_no_plain_tokens_are_refused(
         METHODS[name].start(setting)
 
 
+ODD = {  # what the toy configs do not say, of every option that is some method's own
+    "num_prompts": 5,
+    "library_size": 9,
+    "library_rate": 0.5,
+    "encoder_rate": 0.5,
+    "encoder_first": 1,
+    "tower_rate": 0.5,
+    "encoder": "mlp",
+    "encoder_width": 8,
+    "input_size": 48,
+    "crop": 16,
+    "hidden": 9,
+    "projection": "mlp",
+    "library": "rgb",
+    "frame": 3,
+    "frame_std": 1.0,
+    "prompt_dropout": 0.5,
+    "vapt_kernel": 3,
+    "vapt_rank": 3,
+}
+
+
 class TestOptions:
+    def test_what_is_some_methods_own_is_known(self) -> None:
+        """`start_from` too, which other methods refuse."""
+        assert {*ODD, "start_from"} == frozenset().union(*(method.options for method in METHODS.values()))
+        assert {*ODD, "start_from"} <= {*TrainConfig.model_fields, *Recipe.model_fields}
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_what_a_method_does_not_read_changes_nothing(self, name: str, make_setting: MakeSetting) -> None:
+        """Neither its start, nor its answers in training, nor its rates."""
+
+        def seen(**changes: object) -> tuple[dict[str, torch.Tensor], torch.Tensor, list]:
+            setting, method = make_setting("clip", method=name, **changes), METHODS[name]
+            torch.manual_seed(0)
+            model = AdaptedClassifier(method.start(setting), start_head(setting)).train()
+            rates = [(group["lr"], group["weight_decay"]) for group in method.groups(model.adapter, setting.config)]
+            return model.state_dict(), model(setting.backbone, INPUTS, None), rates
+
+        weights, logits, rates = seen()
+        others, other_logits, other_rates = seen(**{k: v for k, v in ODD.items() if k not in METHODS[name].options})
+        assert weights.keys() == others.keys()
+        assert torch.equal(logits, other_logits)
+        assert rates == other_rates
+
+    def test_options_without_effect_are_found(self) -> None:
+        """Those that another method would read; what all of them read is none's own."""
+        said = ["dataset", "library_size", "encoder", "vapt_rank", "frame", "num_prompts", "epochs"]
+        assert idle_options("iip", said) == ["library_size", "encoder", "vapt_rank", "frame"]
+        assert idle_options("pgn", said) == ["vapt_rank", "frame"]
+
     def test_an_unknown_method_is_refused_with_the_list(self, make_config: Callable[..., TrainConfig]) -> None:
         """A typo trains nothing else."""
         with pytest.raises(UsageError, match=r"there is no method 'pgm' \(one of zero-shot, linear, .*, pgn\)"):
