@@ -75,7 +75,8 @@ def train(
         bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.", rich_help_panel=RUN)
     ] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics; 0 takes a free port.", rich_help_panel=RUN)
+        int | None,
+        typer.Option(help="Serve Prometheus metrics at all addresses; 0 takes a free port.", rich_help_panel=RUN),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name to serve it under; by default the data set's.", rich_help_panel=DATA)

@@ -12,7 +12,9 @@ from training.run import Progress
 
 
 class TrainingMetrics:
-    """Gauges at http://<this machine>:<port>/metrics while the `with` block lasts.
+    """Gauges at http://<this machine>:<port>/metrics while the `with` block lasts; whoever reaches it may read them.
+
+    All addresses, since a cluster's Prometheus asks a pod by the pod's own.
 
     Args:
         port: 0 takes a free one; `self.port` is then that.

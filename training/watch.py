@@ -44,7 +44,7 @@ class Watch:
             self._until.callback(self._board.close)
         if shown and metrics_port is not None:
             self._metrics = self._until.enter_context(TrainingMetrics(metrics_port, total))
-            say(f"metrics: http://127.0.0.1:{self._metrics.port}/metrics")
+            say(f"metrics: http://127.0.0.1:{self._metrics.port}/metrics (and at every other address of this machine)")
         hidden = not (shown and sys.stderr.isatty())
         self._bar = self._until.enter_context(tqdm(total=total, initial=progress.step, unit="step", disable=hidden))
 

@@ -24,11 +24,11 @@ MakeConfig = Callable[..., TrainConfig]
 def test_prometheus_can_ask_a_running_training(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked while it validates: the line on the screen names the address."""
+    """Asked while it validates: the line on the screen names an address, and that it is not the only one."""
     validate, answers = loop.validate, []
 
     def asking(*given: Any) -> Any:
-        address = re.search(r"metrics: (http\S+)", capsys.readouterr().err)
+        address = re.search(r"metrics: (http\S+) \(and at every other address", capsys.readouterr().err)
         if address:
             answers.append(urllib.request.urlopen(address[1]).read().decode())
         return validate(*given)
