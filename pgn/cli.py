@@ -217,7 +217,7 @@ def train(
         float | None, typer.Option(help="full: learning rate of the ViT's weights.", rich_help_panel=RIVALS)
     ] = None,
 ) -> None:
-    """Train a PGN on a data set and write its bundle. What is not given follows from the number of images."""
+    """Train a PGN, or a method to compare it with, and write its result. Defaults follow from the number of images."""
     given = dict(locals())
     watched = {name: given.pop(name) for name in ("tensorboard", "metrics_port")}
     from training.config import is_first_process, plan

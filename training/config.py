@@ -106,9 +106,9 @@ class TrainConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _options_fit_the_method(cls, given: dict[str, Any]) -> dict[str, Any]:
-        from training.methods import check_options  # the methods' files import torch, and read this one's types
+        from training.methods import with_usual_head  # the methods' files import torch, and read this one's types
 
-        return check_options(given)
+        return with_usual_head(given)
 
 
 def defaults_for(num_images: int) -> Recipe:

@@ -26,7 +26,7 @@ from pgn.method.backbone import FrozenBackbone
 from training.config import TrainConfig, num_processes
 from training.memory import keep_freed_memory
 
-PATIENCE = timedelta(hours=12)  # of the other processes while the first one prepares, validates or tests alone
+LONGEST_WAIT = timedelta(hours=12)  # of the other processes, while the first one prepares, validates or tests alone
 
 
 class Autocast(MixedPrecision):
@@ -77,7 +77,7 @@ def launch(config: TrainConfig) -> Fabric:
         accelerator=device,
         devices=here,
         num_nodes=processes // here,
-        strategy=DDPStrategy(timeout=PATIENCE) if processes > 1 else "auto",
+        strategy=DDPStrategy(timeout=LONGEST_WAIT) if processes > 1 else "auto",
         plugins=[Autocast("bf16-mixed", device)] if config.bf16 else [],
     )
     fabric.launch()

@@ -70,7 +70,7 @@ class RGBLibrary(nn.Module):
         """Set the library to patches that stand for (M, D) tokens, as `start_from` does.
 
         Their pixels are those of the pseudo-inverse, cut to the range. A patch of an image lacks the position that its
-        token has inside the ViT, and without it disturbs the features far more (docs/adr/0008).
+        token has inside the ViT, and without it disturbs the features far more (docs/inversion.md).
         """
         self.start_from(PatchInverse(self.projection).patches(tokens).float())
 

@@ -36,8 +36,8 @@ def idle_options(method: str, said: Iterable[str]) -> list[str]:
     return [name for name in said if name in others]
 
 
-def check_options(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a config as given, with the method's usual head where none is.
+def with_usual_head(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config as given, and the method's usual head where none is.
 
     Raises:
         UsageError: No such method, or the method cannot have that head or go on from a bundle.

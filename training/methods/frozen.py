@@ -50,7 +50,7 @@ class ZeroShot(_PlainViT):
 class LinearHead(_PlainViT):
     """The head alone, through the same loop, augmentation and rates as every other method.
 
-    The closed-form probe of `training.probe` is where it starts; it stands in every run as the yardstick.
+    The logistic regression of `training.probe` is where it starts; it stands in every run as the yardstick.
     """
 
     head_learns = True

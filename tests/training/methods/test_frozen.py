@@ -43,7 +43,7 @@ def test_zero_shot_needs_a_text_tower(make_setting: Callable[..., Setting]) -> N
 
 
 def test_the_linear_head_starts_as_the_probe_and_learns(make_setting: Callable[..., Setting]) -> None:
-    """Its logits are the closed-form probe's before the first step."""
+    """Its logits are the probe's before the first step."""
     setting = make_setting(method="linear")
     head = start_head(setting)
     features = setting.backbone(INPUTS)
