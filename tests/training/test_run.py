@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -39,6 +40,19 @@ def test_a_damaged_checkpoint_is_named(make_config: Callable[..., TrainConfig]) 
     model = nn.Linear(1, 1)
     with pytest.raises(ArtefactError, match=r"checkpoint\.pt cannot be resumed from.*delete it"):
         folder.resume(model, torch.optim.AdamW(model.parameters()))
+
+
+def test_options_that_came_later_were_at_their_defaults(make_config: Callable[..., TrainConfig]) -> None:
+    """A run begun with an earlier version is gone on with, unless a newer option is asked for."""
+    config = make_config()
+    RunFolder(config, open_images(config))
+    file = config.out / "config.json"
+    there = json.loads(file.read_text())
+    del there["recipe"]["encoder_first"], there["compile"]
+    file.write_text(json.dumps(there))
+    RunFolder(config, open_images(config))
+    with pytest.raises(UsageError, match="encoder_first 0 there, 9 here"):
+        RunFolder(make_config(encoder_first=9), open_images(config))
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:

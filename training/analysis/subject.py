@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from pgn.bundle import Bundle, read_bundle
@@ -17,6 +16,7 @@ from training.config import TrainConfig, open_images
 from training.data.dataset import Dataset, SplitName
 from training.data.images import Images, load_split
 from training.features import EVAL_BATCH
+from training.run import config_of_bundle
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def open_subject(
         PgnError: What reading bundle, backbone and images raises.
     """
     bundle = read_bundle(path)
-    config = config_of(bundle)
+    config = config_of_bundle(bundle)
     if backbone:
         config = config.model_copy(update={"backbone": backbone})
     if data_dir:
@@ -89,17 +89,3 @@ def _moved(spec: str, folder: Path) -> str:
     kind, colon, path = spec.partition(":")
     here = folder / Path(path).name
     return f"{kind}:{here}" if colon and here.exists() else spec
-
-
-def config_of(bundle: Bundle) -> TrainConfig:
-    """The config of the run that made this bundle.
-
-    Raises:
-        UsageError: It does not say, or says it in another version's words.
-    """
-    try:
-        return TrainConfig.model_validate(bundle.manifest.training["config"])
-    except (KeyError, ValidationError) as error:
-        raise UsageError(
-            f"bundle {bundle.version} does not say how it was trained", hint="give one made by `pgn train`"
-        ) from error

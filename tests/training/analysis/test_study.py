@@ -60,7 +60,7 @@ def test_images_of_other_classes_are_refused(
     """A folder that has changed since would give labels another meaning."""
     config = read_bundle(bundles["pgn"]).manifest.training["config"]
     monkeypatch.setitem(config, "dataset", [f"folder:{class_folders}"])
-    monkeypatch.setattr("training.analysis.subject.config_of", lambda bundle: _config(config))
+    monkeypatch.setattr("training.analysis.subject.config_of_bundle", lambda bundle: _config(config))
     with pytest.raises(UsageError, match="knows other classes"):
         open_subject(bundles["pgn"])
 
@@ -71,7 +71,7 @@ def test_images_that_have_moved_are_found_by_their_name(
     """A run is looked into on another machine than it was trained on."""
     config = read_bundle(bundles["pgn"]).manifest.training["config"]
     monkeypatch.setitem(config, "dataset", [f"folder:/trained/here/{class_folders.name}"])
-    monkeypatch.setattr("training.analysis.subject.config_of", lambda bundle: _config(config))
+    monkeypatch.setattr("training.analysis.subject.config_of_bundle", lambda bundle: _config(config))
     with pytest.raises(DataInvalid, match="is not a folder"):
         open_subject(bundles["pgn"])
     with pytest.raises(UsageError, match="knows other classes"):  # so they were opened
