@@ -63,7 +63,7 @@ def test_what_a_run_writes_outlives_its_pod(option: str) -> None:
 
 def test_what_is_published_is_the_bundle_and_nothing_else() -> None:
     """The folder also holds checkpoints and weights of methods that are not served."""
-    out = gather_options({}, file=K8S / "training/job/run.toml")["out"]
+    out = PurePosixPath(gather_options({}, file=K8S / "training/job/run.toml")["out"])
     (pattern,) = re.findall(r"\S+\.safetensors", containers(JOB)["publish"]["args"][-1])
     assert fnmatch(str(out / file_name("cifar10", "0" * 64)), pattern)
     assert not fnmatch(str(out / "weights.safetensors"), pattern)
