@@ -111,6 +111,11 @@ class TrainConfig(BaseModel):
         return with_usual_head(given)
 
 
+def option_defaults() -> dict[str, Any]:
+    """What each option is if nobody says it, the recipe's among them; PydanticUndefined for those that are needed."""
+    return {name: field.default for name, field in {**TrainConfig.model_fields, **Recipe.model_fields}.items()}
+
+
 def defaults_for(num_images: int) -> Recipe:
     """The recipe for so many training images: the fewer, the more often each is seen."""
     for below, epochs in ((500, 30), (2_000, 12), (10_000, 6)):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pgn.bundle import Bundle, write_atomically
 from pgn.errors import ArtefactError, PgnError, UsageError
-from training.config import Recipe, TrainConfig
+from training.config import TrainConfig, option_defaults
 from training.data.dataset import Dataset
 from training.disk import clear_disk_errors
 from training.image_list import ImageList
@@ -203,8 +203,7 @@ def config_of_bundle(bundle: Bundle) -> TrainConfig:
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     # What a run of an earlier version does not know was then as it is by default today.
-    defaults = {name: field.default for name, field in {**TrainConfig.model_fields, **Recipe.model_fields}.items()}
-    flat_there, flat_here = ({**c, **c.get("recipe", {}), "recipe": None} for c in (defaults | there, here))
+    flat_there, flat_here = ({**c, **c.get("recipe", {}), "recipe": None} for c in (option_defaults() | there, here))
     differing = [name for name in flat_here if flat_there[name] != flat_here[name]]
     if differing:
         faults = ", ".join(f"{name} {flat_there[name]!r} there, {flat_here[name]!r} here" for name in differing)

@@ -12,6 +12,7 @@ from pgn.errors import DataInvalid, UsageError
 from tests.toys import make_bundle
 from training.analysis.study import Study, study
 from training.analysis.subject import Subject, open_subject
+from training.config import TrainConfig
 
 
 def test_answers_are_those_that_the_manifest_states(subject: Subject) -> None:
@@ -58,9 +59,7 @@ def test_images_of_other_classes_are_refused(
     bundles: dict[str, Path], class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that has changed since would give labels another meaning."""
-    config = read_bundle(bundles["pgn"]).manifest.training["config"]
-    monkeypatch.setitem(config, "dataset", [f"folder:{class_folders}"])
-    monkeypatch.setattr("training.analysis.subject.config_of_bundle", lambda bundle: _config(config))
+    _say_trained_on(f"folder:{class_folders}", bundles["pgn"], monkeypatch)
     with pytest.raises(UsageError, match="knows other classes"):
         open_subject(bundles["pgn"])
 
@@ -69,16 +68,13 @@ def test_images_that_have_moved_are_found_by_their_name(
     bundles: dict[str, Path], class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run is looked into on another machine than it was trained on."""
-    config = read_bundle(bundles["pgn"]).manifest.training["config"]
-    monkeypatch.setitem(config, "dataset", [f"folder:/trained/here/{class_folders.name}"])
-    monkeypatch.setattr("training.analysis.subject.config_of_bundle", lambda bundle: _config(config))
+    _say_trained_on(f"folder:/trained/here/{class_folders.name}", bundles["pgn"], monkeypatch)
     with pytest.raises(DataInvalid, match="is not a folder"):
         open_subject(bundles["pgn"])
     with pytest.raises(UsageError, match="knows other classes"):  # so they were opened
         open_subject(bundles["pgn"], data_dir=class_folders.parent)
 
 
-def _config(data: dict[str, object]) -> object:
-    from training.config import TrainConfig
-
-    return TrainConfig.model_validate(data)
+def _say_trained_on(spec: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**read_bundle(bundle).manifest.training["config"], "dataset": [spec]}
+    monkeypatch.setattr("training.analysis.subject.config_of_bundle", lambda _: TrainConfig.model_validate(config))
