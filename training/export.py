@@ -65,6 +65,7 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
         test=score(tested, test.labels, sources).brief(),
         linear_probe={
             "C": setting.probe.strength,
+            "images": setting.probe.images,
             "val": setting.probe_val.brief(),
             "test": score(probed, test.labels, sources).brief(),
         },

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+from tqdm import tqdm
 
 from pgn.bundle import write_atomically
 from pgn.method.backbone import FrozenBackbone
-from training.data.images import Images
+from training.data.images import BAR_AFTER_SECONDS, Images
 from training.disk import clear_disk_errors
 
 EVAL_BATCH = 64
@@ -24,14 +25,13 @@ def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Ten
     The file in `cache` is named by a digest over backbone and pixels, so another backbone or one changed image makes
     another file.
     """
-    digest = hashlib.sha256(backbone.digest.encode())
-    parts = torch.arange(len(images)).split(EVAL_BATCH)
-    for part in parts:
-        digest.update(images.pixels(part).numpy().tobytes())
+    digest = hashlib.sha256(f"{backbone.digest} {images.digest}".encode())
     path = cache / f"{digest.hexdigest()[:32]}.safetensors"
     if path.exists():
         return load(path.read_bytes())["features"]
-    features = torch.cat([backbone(backbone.normalise(images.pixels(part))).cpu() for part in parts])
+    parts = torch.arange(len(images)).split(EVAL_BATCH)
+    bar = tqdm(parts, "frozen features", unit="batch", delay=BAR_AFTER_SECONDS, disable=None)
+    features = torch.cat([backbone(backbone.normalise(images.pixels(part))).cpu() for part in bar])
     with clear_disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save({"features": features}))

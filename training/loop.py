@@ -84,7 +84,8 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
     recipe = config.recipe
     with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
         setting = prepare(config, fabric.device, dataset)
-    say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g})", shown=first)
+    part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
+    say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=first)
     if config.compile:
         compile_blocks(setting.backbone)
     torch.manual_seed(config.seed)

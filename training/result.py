@@ -43,7 +43,8 @@ class RunResult(BaseModel):
         seconds: Of training and validation, over all starts of the run, and of a run that had to come first.
         val: Scores that chose the epoch.
         test: Scores on the test split, which was looked at once.
-        linear_probe: Its regularisation `C`, and its `val` and `test` on the plain features.
+        linear_probe: Its regularisation `C`, the number of training `images` that it was fitted on, and its `val` and
+            `test` on the plain features.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -132,7 +132,7 @@ class RunFolder:
         if not writes:
             return
         if file.exists():
-            _refuse_other_config(self.path, json.loads(file.read_text()), data)
+            _refuse_other_config(self.path, _read_config(file), data)
             _refuse_other_images(self.path, ImageList.of(dataset))
             return
         with clear_disk_errors(self.path):
@@ -182,9 +182,9 @@ def config_of_run(folder: Path) -> TrainConfig:
     """
     file = folder / CONFIG_FILE
     try:
-        return TrainConfig.model_validate({**json.loads(file.read_text()), "out": folder})
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}") from error
+        return TrainConfig.model_validate({**_read_config(file), "out": folder})
+    except ValidationError as error:
+        raise _no_config(file, error) from error
 
 
 def config_of_bundle(bundle: Bundle) -> TrainConfig:
@@ -201,12 +201,24 @@ def config_of_bundle(bundle: Bundle) -> TrainConfig:
         ) from error
 
 
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text())
+        return data | {"recipe": dict(data["recipe"])}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _no_config(file, error) from error
+
+
+def _no_config(file: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}", hint="give another folder")
+
+
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     # What a run of an earlier version does not know was then as it is by default today.
     flat_there, flat_here = ({**c, **c.get("recipe", {}), "recipe": None} for c in (option_defaults() | there, here))
-    differing = [name for name in flat_here if flat_there[name] != flat_here[name]]
+    differing = [name for name in flat_here if flat_there.get(name) != flat_here[name]]
     if differing:
-        faults = ", ".join(f"{name} {flat_there[name]!r} there, {flat_here[name]!r} here" for name in differing)
+        faults = ", ".join(f"{name} {flat_there.get(name)!r} there, {flat_here[name]!r} here" for name in differing)
         raise UsageError(f"{path} holds a run with another config: {faults}", hint="give another --out, or delete it")
 
 

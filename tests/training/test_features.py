@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pgn.method.backbone import FrozenBackbone, load_backbone
+from training.data import images as images_module
+from training.data.dataset import Example
 from training.data.digits import digits
 from training.data.images import load_split
 from training.features import plain_features
@@ -30,3 +35,25 @@ def test_other_images_have_other_features(backbone_folder: Path, tmp_path: Path)
     for limit in (2, 3):
         images = load_split(digits().limited(limit, None), "train", backbone.spec.preprocess)
         assert plain_features(backbone, images, tmp_path).shape == (10 * limit, 16)
+
+
+def test_a_split_that_is_not_kept_is_decoded_no_more_often_than_needed(
+    backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to know that it can be read, once for its features, and for features that are there already not again."""
+    monkeypatch.setattr(images_module, "CACHE_LIMIT_BYTES", 0)
+    backbone = load_backbone(backbone_folder)
+    decoded: Counter[str] = Counter()
+
+    def counted(example: Example) -> Example:
+        def read() -> Image.Image:
+            decoded[example.name] += 1
+            return example.read()
+
+        return replace(example, read=read)
+
+    dataset = digits().limited(2, None)
+    dataset = replace(dataset, train=tuple(map(counted, dataset.train)))
+    for times in (2, 3):
+        plain_features(backbone, load_split(dataset, "train", backbone.spec.preprocess), tmp_path)
+        assert set(decoded.values()) == {times}

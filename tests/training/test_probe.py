@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from training import probe as module
 from training.probe import STRENGTHS, fit_probe
 
 
@@ -53,3 +54,17 @@ def test_a_class_without_training_images_never_wins(present: list[int]) -> None:
     assert probe.weight.sum(0).abs().max() < 1e-5
     for scale in (1.0, 1e3):
         assert set(probe.head()(rows * scale).argmax(1).tolist()) <= set(present)
+
+
+def test_of_very_many_images_a_share_of_every_class_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always the same ones; a rare class keeps an image, and what it was fitted on is told."""
+    rows, labels = _blobs(3, 300, 1)
+    kept = (labels != 2) | (torch.arange(300) < 4)  # one of the third class
+    rows, labels = rows[kept], labels[kept]
+    assert fit_probe(rows, labels, rows, labels, num_classes=3).images == len(rows)
+    monkeypatch.setattr(module, "MOST_IMAGES", 41)
+    few, again = (fit_probe(rows, labels, rows, labels, num_classes=3) for _ in range(2))
+    assert few.images == 41
+    assert torch.equal(few.weight, again.weight)
+    assert few.weight[2].abs().max() > 0
+    assert (few.head()(rows).argmax(1) == labels).double().mean() > 0.6

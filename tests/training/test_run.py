@@ -14,7 +14,7 @@ from torch import nn
 
 from pgn.errors import ArtefactError, SetupError, UsageError
 from training.config import TrainConfig, open_images
-from training.run import Progress, RunFolder
+from training.run import Progress, RunFolder, config_of_run
 from training.scores import Scores
 
 
@@ -53,6 +53,18 @@ def test_options_that_came_later_were_at_their_defaults(make_config: Callable[..
     RunFolder(config, open_images(config))
     with pytest.raises(UsageError, match="encoder_first 0 there, 9 here"):
         RunFolder(make_config(encoder_first=9), open_images(config))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 3}'])
+def test_a_damaged_config_is_named(make_config: Callable[..., TrainConfig], text: str) -> None:
+    """By whoever goes on with the run, and by whoever asks what it was."""
+    config = make_config()
+    RunFolder(config, open_images(config))
+    (config.out / "config.json").write_text(text)
+    with pytest.raises(ArtefactError, match=r"config\.json is no config of a run"):
+        RunFolder(config, open_images(config))
+    with pytest.raises(ArtefactError, match=r"config\.json is no config of a run"):
+        config_of_run(config.out)
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:

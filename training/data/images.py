@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid, RequestError
@@ -19,6 +21,7 @@ from training.data.dataset import SPLITS, Dataset, Example, SplitName
 from training.data.parallel import in_waves
 
 CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
+BAR_AFTER_SECONDS = 2.0  # what is faster shows none
 SHOWN_CLASSES = 10  # of those that a warning names; a list of a thousand is no clear line
 
 _log = logging.getLogger(__name__)
@@ -27,21 +30,33 @@ _log = logging.getLogger(__name__)
 class Images:
     """The readable images of one split.
 
+    Args:
+        examples: In the split's order.
+        preprocess: The backbone's.
+        name: What the bar calls them.
+
     Attributes:
         labels: (M) int64 class indices.
+        digest: SHA-256 over all pixels, in order. Taken while they are decoded: a split that is not kept would have
+            to be decoded once more for it.
     """
 
-    def __init__(self, examples: Sequence[Example], preprocess: Preprocess) -> None:
+    def __init__(self, examples: Sequence[Example], preprocess: Preprocess, name: str) -> None:
         self._preprocess = preprocess
         self._threads = ThreadPoolExecutor(os.cpu_count())
         shape = (len(examples), preprocess.size, preprocess.size, 3)
         cache = np.empty(shape, np.uint8) if math.prod(shape) <= CACHE_LIMIT_BYTES else None
         readable: list[Example] = []
-        for example, pixels in zip(examples, in_waves(self._threads, self._try_decode, examples), strict=True):
+        digest = hashlib.sha256()
+        decoded = in_waves(self._threads, self._try_decode, examples)
+        bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None)
+        for example, pixels in zip(examples, bar, strict=True):
             if pixels is not None:
                 if cache is not None:
                     cache[len(readable)] = pixels
                 readable.append(example)
+                digest.update(pixels.tobytes())
+        self.digest = digest.hexdigest()
         self._examples = readable
         self._cache = None if cache is None else torch.from_numpy(cache)
         self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
@@ -95,7 +110,7 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
             f"{dataset.name}: class {dataset.classes[min(absent)]!r} has no training image",
             hint="add images to it, or take the class out",
         )
-    images = Images(examples, preprocess)
+    images = Images(examples, preprocess, f"{dataset.name}, {split}")
     if skipped := len(examples) - len(images):
         _log.warning("%s, %s: %d of %d images could not be read", dataset.name, split, skipped, len(examples))
     if damaged := needed - set(images.labels.tolist()):

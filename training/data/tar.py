@@ -19,7 +19,7 @@ def tar(path: Path) -> Dataset:
     """The images in the uncompressed tar at `path`; hidden files are passed over.
 
     Raises:
-        DataInvalid: No such file, not a plain tar, or what `dataset_from_tree` raises.
+        DataInvalid: No such file, not a plain tar, one with symbolic links, or what `dataset_from_tree` raises.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -32,12 +32,19 @@ def tar(path: Path) -> Dataset:
         ) from error
     files: dict[str, Reader] = {}
     folders: list[str] = []
+    stored = {member.name: member for member in members if member.isfile()}
     for member in members:
         relative = PurePosixPath(member.name)  # drops a leading ./
         if any(map(is_passed_over, relative.parts)):
             continue
-        if member.isfile():
-            files[str(relative)] = partial(_read, path, member.offset_data, member.size)
+        if member.issym():
+            raise DataInvalid(
+                f"{path}: {relative} is a symbolic link to {member.linkname}",
+                hint="tar --dereference packs what links lead to",
+            )
+        # A hard link is how tar keeps another name of a file that it holds already.
+        if file := stored.get(member.linkname if member.islnk() else member.name):
+            files[str(relative)] = partial(_read, path, file.offset_data, file.size)
         elif member.isdir():
             folders.append(str(relative))
     return dataset_from_tree(path.name.split(".")[0], str(path), files, folders)

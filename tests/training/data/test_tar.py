@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pgn.errors import DataInvalid
+from training.data.dataset import SPLITS
 from training.data.folder import folder
 from training.data.tar import tar
 
@@ -29,6 +30,29 @@ def test_a_tar_holds_what_the_folder_held(packed: Path, class_folders: Path) -> 
     for mine, other in zip(ours.train, theirs.train, strict=True):
         assert (mine.name, mine.label) == (other.name, other.label)
         assert np.array_equal(mine.read(), other.read())
+
+
+def test_another_name_of_the_same_file_is_an_image_too(class_folders: Path, tmp_path: Path) -> None:
+    """Tar keeps a hard link in place of a second copy."""
+    image = next((class_folders / "cat").iterdir())
+    (class_folders / "cat" / "again.png").hardlink_to(image)
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(class_folders, arcname=".")
+    ours, theirs = tar(tmp_path / "pets.tar"), folder(class_folders)
+    assert [example.name for example in ours.train] == [example.name for example in theirs.train]
+    for split in SPLITS:
+        for mine, other in zip(ours.split(split), theirs.split(split), strict=True):
+            assert np.array_equal(mine.read(), other.read())
+
+
+def test_a_symbolic_link_in_a_tar_is_not_passed_over(class_folders: Path, tmp_path: Path) -> None:
+    """It has no pixels, and its target may be anywhere."""
+    (class_folders / "cat" / "linked.png").symlink_to("/data/cat.png")
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(class_folders, arcname=".")
+    message = r"pets\.tar: cat/linked\.png is a symbolic link to /data/cat\.png \(tar --dereference packs"
+    with pytest.raises(DataInvalid, match=message):
+        tar(tmp_path / "pets.tar")
 
 
 def test_an_empty_class_folder_in_a_tar_is_named(class_folders: Path, tmp_path: Path) -> None:
