@@ -130,6 +130,26 @@ def open_images(config: TrainConfig) -> Dataset:
     return open_datasets(config.dataset, config.data_dir, **limits)
 
 
+def moved(config: TrainConfig, *, backbone: Path | None, data_dir: Path | None) -> TrainConfig:
+    """The config with the frozen ViT and the images where they are today; None is where they were.
+
+    In `data_dir` named sets are looked for, and files and folders by their last names.
+    """
+    if backbone:
+        config = config.model_copy(update={"backbone": backbone})
+    if data_dir:
+        specs = tuple(_in_folder(spec, data_dir) for spec in config.dataset)
+        config = config.model_copy(update={"data_dir": data_dir, "dataset": specs})
+    return config
+
+
+def _in_folder(spec: str, folder: Path) -> str:
+    """The spec with its file or folder in `folder`, if there is one of that name."""
+    kind, colon, path = spec.partition(":")
+    here = folder / Path(path).name
+    return f"{kind}:{here}" if colon and here.exists() else spec
+
+
 def num_processes() -> int:
     """How many processes work on this run: as many as `torchrun` started, or this one alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))

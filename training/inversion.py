@@ -10,7 +10,6 @@ a real PNG or JPEG file. Writes inversion.csv, one row a bundle and way, and inv
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import shlex
 import sys
@@ -34,6 +33,7 @@ from training.analysis.subject import open_subject
 from training.data.dataset import SplitName
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH
+from training.records import as_csv
 
 WAYS = ("no prompts", "forward", "float rows", "clamped rows", "8-bit PNG", "JPEG 95")
 PLAIN, FORWARD, FLOAT, CLAMPED, PNG, JPEG = WAYS
@@ -184,18 +184,17 @@ def through_file(pixels: Tensor, form: str, **options: object) -> Tensor:
     return torch.from_numpy(np.stack(decoded))
 
 
-def as_csv(found: Sequence[Evidence]) -> str:
+def evidence_csv(found: Sequence[Evidence]) -> str:
     """One row a bundle and way; shares in 0..1."""
-    text = io.StringIO()
-    facts = ("bundle", "library", "split", "images", "num_prompts", "condition", "rank", "width")
-    pixels = ("low", "high", "outside", "residual")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*facts, *pixels, "way", "top1", "same_as_forward", "feature_difference"])
-    for evidence in found:
-        start = [_short(getattr(evidence, name)) for name in (*facts, *pixels)]
-        for name, way in evidence.ways.items():
-            writer.writerow([*start, name, f"{way.top1:.5f}", f"{way.same:.5f}", f"{way.difference:.3g}"])
-    return text.getvalue()
+    return as_csv(
+        [
+            {name: _short(value) for name, value in vars(evidence).items() if name != "ways"}
+            | {"way": name, "top1": f"{way.top1:.5f}", "same_as_forward": f"{way.same:.5f}"}
+            | {"feature_difference": f"{way.difference:.3g}"}
+            for evidence in found
+            for name, way in evidence.ways.items()
+        ]
+    )
 
 
 def as_markdown(found: Sequence[Evidence]) -> str:
@@ -239,7 +238,7 @@ def main() -> None:
         found = [measure(bundle, **options) for bundle in given.bundles]
         with clear_disk_errors(given.out):
             given.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(given.out / "inversion.csv", as_csv(found).encode())
+            write_atomically(given.out / "inversion.csv", evidence_csv(found).encode())
             command = shlex.join(["python", "-m", "training.inversion", *sys.argv[1:]])
             write_atomically(given.out / "inversion.md", f"{TITLE}\n\n    {command}\n\n{as_markdown(found)}".encode())
     except PgnError as error:

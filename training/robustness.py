@@ -7,8 +7,6 @@ ones.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,10 +24,12 @@ from pgn.errors import PgnError, UsageError
 from pgn.method.head import Head
 from pgn.method.predictor import Predictor
 from training.compare.summary import PROBE
+from training.config import TrainConfig, moved
 from training.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from training.data.images import Images, load_split
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH
+from training.records import as_csv
 from training.result import finished_bundle
 from training.run import config_of_bundle
 from training.setting import prepare
@@ -50,12 +50,15 @@ class Measured:
     top1: float
 
 
-def measure(bundles: Sequence[Path], *, backbone: Path | None = None, most: int | None = None) -> list[Measured]:
+def measure(
+    bundles: Sequence[Path], *, backbone: Path | None = None, data_dir: Path | None = None, most: int | None = None
+) -> list[Measured]:
     """Ask these bundles, and for each data set the linear probe, about clean and corrupted test images.
 
     Args:
         bundles: Bundle files, of any data sets.
         backbone: Folder of the frozen ViT, if it has moved.
+        data_dir: Folder of the images, if they have moved.
         most: Ask about at most so many images of a set, drawn at random, always the same.
 
     Raises:
@@ -66,14 +69,18 @@ def measure(bundles: Sequence[Path], *, backbone: Path | None = None, most: int 
     for path in bundles:
         bundle = read_bundle(path)
         by_images.setdefault((config_of_bundle(bundle).dataset, bundle.manifest.backbone.digest), []).append(bundle)
-    return [each for found in by_images.values() for each in _measure_set(found, backbone, most)]
+    configs = [moved(config_of_bundle(found[0]), backbone=backbone, data_dir=data_dir) for found in by_images.values()]
+    return [
+        each
+        for config, found in zip(configs, by_images.values(), strict=True)
+        for each in _measure_set(config, found, most)
+    ]
 
 
 @torch.inference_mode()
-def _measure_set(bundles: Sequence[Bundle], backbone: Path | None, most: int | None) -> Iterable[Measured]:
-    """Of bundles that share images and backbone."""
-    config = config_of_bundle(bundles[0])
-    setting = prepare(config.model_copy(update={"backbone": backbone or config.backbone}))
+def _measure_set(config: TrainConfig, bundles: Sequence[Bundle], most: int | None) -> Iterable[Measured]:
+    """Of bundles that share the images and the backbone of this config."""
+    setting = prepare(config)
     images = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     chosen = order[:most].sort().values
@@ -112,15 +119,6 @@ def _hits(pixels: Tensor, labels: Tensor, predictors: Sequence[Predictor], probe
     rows = [probe(backbone(backbone.normalise(pixels)))]
     rows += [predictor.probabilities(pixels) for predictor in predictors]
     return [int((row.argmax(1).cpu() == labels).sum()) for row in rows]
-
-
-def as_csv(found: Sequence[Measured]) -> str:
-    """One row a measurement."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Measured.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(each) | {"top1": round(each.top1, 6)} for each in found)
-    return text.getvalue()
 
 
 def as_markdown(found: Sequence[Measured], *, command: str) -> str:
@@ -168,18 +166,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("bundles", nargs="+", type=Path, help="bundle files, or folders of runs")
     parser.add_argument("--out", type=Path, required=True, help="folder for robustness.csv and robustness.md")
     parser.add_argument("--backbone", type=Path, help="folder of the frozen ViT, if it has moved")
+    parser.add_argument("--data-dir", type=Path, help="folder of the images, if they have moved")
     parser.add_argument("--most", type=int, help="ask about at most so many images of a set")
     given = parser.parse_args(arguments)
     try:
         paths = [path for each in given.bundles if (path := finished_bundle(each) if each.is_dir() else each)]
         if not paths:
             raise UsageError("none of these folders holds a bundle", hint="give runs of pgn or iip that have ended")
-        found = measure(paths, backbone=given.backbone, most=given.most)
+        found = measure(paths, backbone=given.backbone, data_dir=given.data_dir, most=given.most)
         with clear_disk_errors(given.out):
             given.out.mkdir(parents=True, exist_ok=True)
             words = shlex.join(sys.argv[1:] if arguments is None else arguments)
             text = as_markdown(found, command=f"python -m training.robustness {words}")
-            write_atomically(given.out / "robustness.csv", as_csv(found).encode())
+            write_atomically(given.out / "robustness.csv", as_csv([asdict(each) for each in found]).encode())
             write_atomically(given.out / "robustness.md", text.encode())
     except PgnError as error:
         sys.exit(f"pgn: {error}")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pgn import cli
 from pgn.errors import UsageError
 from training import loop
-from training.config import TrainConfig, command, defaults_for, plan
+from training.config import TrainConfig, command, defaults_for, moved, plan
 
 
 def test_what_is_not_given_follows_from_the_number_of_images(tmp_path: Path) -> None:
@@ -93,3 +93,13 @@ def test_flags_without_effect_are_one_line(
     found = capsys.readouterr()
     assert found.err == "without effect: --library-size, --frame; --method iip does not read them\n"
     assert found.out == "bundle\n"
+
+
+def test_what_has_moved_is_looked_for_by_its_last_name(tmp_path: Path) -> None:
+    """Backbone and images of a run that was trained on another machine; what has not moved stays where it was."""
+    (tmp_path / "cats.tar").touch()
+    config = TrainConfig(dataset=("tar:/there/cats.tar", "folder:/there/dogs", "digits"), out=Path("out"))
+    assert moved(config, backbone=None, data_dir=None) == config
+    here = moved(config, backbone=Path("/vit"), data_dir=tmp_path)
+    assert here.dataset == (f"tar:{tmp_path}/cats.tar", "folder:/there/dogs", "digits")
+    assert (here.backbone, here.data_dir) == (Path("/vit"), tmp_path)

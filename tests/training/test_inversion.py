@@ -16,7 +16,19 @@ from tests.toys import make_bundle
 from training import inversion
 from training.analysis import subject
 from training.config import TrainConfig
-from training.inversion import CLAMPED, FLOAT, FORWARD, JPEG, PLAIN, PNG, WAYS, Evidence, as_csv, as_markdown, measure
+from training.inversion import (
+    CLAMPED,
+    FLOAT,
+    FORWARD,
+    JPEG,
+    PLAIN,
+    PNG,
+    WAYS,
+    Evidence,
+    as_markdown,
+    evidence_csv,
+    measure,
+)
 
 Make = Callable[..., Path]
 
@@ -93,7 +105,7 @@ def evidence() -> Evidence:
 
 def test_the_csv_has_a_row_for_each_bundle_and_way(evidence: Evidence) -> None:
     """Raw numbers for whoever wants to draw another conclusion."""
-    rows = [*csv.DictReader(as_csv([evidence, evidence]).splitlines())]
+    rows = [*csv.DictReader(evidence_csv([evidence, evidence]).splitlines())]
     assert [row["way"] for row in rows] == [*WAYS, *WAYS]
     assert rows[4] == {
         "bundle": "digits.0.safetensors",

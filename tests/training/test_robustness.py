@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pgn.bundle import read_bundle
+from pgn.errors import DataInvalid
 from training import robustness
 from training.config import TrainConfig
 from training.corruptions import CORRUPTIONS, STRENGTHS
 from training.loop import train
-from training.robustness import Measured, as_csv, as_markdown, main, measure
+from training.robustness import Measured, as_markdown, main, measure
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -51,6 +52,18 @@ def test_the_command_writes_table_and_csv(make_config: MakeConfig, tmp_path: Pat
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "out/robustness.csv").read_text())))) == 2 * 7
 
 
+@pytest.mark.usefixtures("few_kinds")
+def test_images_that_have_moved_are_found(make_config: MakeConfig, class_folders: Path, tmp_path: Path) -> None:
+    """By their name in the folder that is given."""
+    bundle = train(make_config(dataset=[f"folder:{class_folders}"], out=tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    class_folders.rename(tmp_path / "elsewhere" / class_folders.name)
+    with pytest.raises(DataInvalid, match="is not a folder"):
+        measure([bundle])
+    main([str(bundle), "--out", str(tmp_path / "out"), "--data-dir", str(tmp_path / "elsewhere")])
+    assert (tmp_path / "out/robustness.csv").exists()
+
+
 def test_a_folder_without_a_bundle_is_one_clear_line(tmp_path: Path) -> None:
     """No traceback."""
     with pytest.raises(SystemExit, match="none of these folders holds a bundle"):
@@ -69,4 +82,3 @@ def test_tables_take_the_mean_over_seeds_and_kinds() -> None:
     page = as_markdown(found, command="me")
     assert "| pgn | 90.00 | 40.00 | 30.00 | 20.00 | 30.00 | 33.3 % |" in page
     assert "| gaussian noise | 20.00 |" in page
-    assert len(list(csv.DictReader(io.StringIO(as_csv(found))))) == len(found)

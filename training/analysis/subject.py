@@ -12,7 +12,7 @@ from pgn.bundle import Bundle, read_bundle
 from pgn.errors import UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
-from training.config import TrainConfig, open_images
+from training.config import TrainConfig, moved, open_images
 from training.data.dataset import Dataset, SplitName
 from training.data.images import Images, load_split
 from training.features import EVAL_BATCH
@@ -66,12 +66,7 @@ def open_subject(
         PgnError: What reading bundle, backbone and images raises.
     """
     bundle = read_bundle(path)
-    config = config_of_bundle(bundle)
-    if backbone:
-        config = config.model_copy(update={"backbone": backbone})
-    if data_dir:
-        specs = tuple(_moved(spec, data_dir) for spec in config.dataset)
-        config = config.model_copy(update={"data_dir": data_dir, "dataset": specs})
+    config = moved(config_of_bundle(bundle), backbone=backbone, data_dir=data_dir)
     dataset = open_images(config)
     if dataset.classes != bundle.manifest.classes:
         raise UsageError(
@@ -82,10 +77,3 @@ def open_subject(
     predictor = Predictor(load_backbone(config.backbone, device), bundle)
     images = load_split(dataset, split, predictor.backbone.spec.preprocess)
     return Subject(bundle, config, predictor, dataset, split, images)
-
-
-def _moved(spec: str, folder: Path) -> str:
-    """The spec with its file or folder in `folder`, if there is one of that name."""
-    kind, colon, path = spec.partition(":")
-    here = folder / Path(path).name
-    return f"{kind}:{here}" if colon and here.exists() else spec

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 from typing import Any
 
 from training.compare.runner import top1
 from training.compare.summary import PROBE, Group, Outcome, Summary, mean_over_sets, spread
+from training.records import as_csv
 from training.result import RunResult
 
 NOT_PLANNED = "–"
@@ -235,7 +234,7 @@ def _line(cells: Sequence[str]) -> str:
 def cells_csv(summary: Summary) -> str:
     """One row a cell, with everything that its result says; empty fields for what is not finished."""
     counted = {id(outcome) for group in summary.groups.values() for outcome in group.outcomes}
-    return _csv([_cell_record(outcome, counts=id(outcome) in counted) for outcome in summary.outcomes])
+    return as_csv([_cell_record(outcome, counts=id(outcome) in counted) for outcome in summary.outcomes])
 
 
 def _cell_record(outcome: Outcome, *, counts: bool) -> dict[str, Any]:
@@ -277,7 +276,7 @@ _RESULT_FIELDS = (
 
 def groups_csv(summary: Summary) -> str:
     """One row a group: mean and standard deviation over the seeds."""
-    return _csv([_group_record(group) for group in summary.groups.values()])
+    return as_csv([_group_record(group) for group in summary.groups.values()])
 
 
 def _group_record(group: Group) -> dict[str, Any]:
@@ -303,14 +302,3 @@ def _group_record(group: Group) -> dict[str, Any]:
 
 def _or_empty(value: float | None) -> float | str:
     return "" if value is None else value
-
-
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, records[0] if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {name: round(value, 6) if isinstance(value, float) else value for name, value in record.items()}
-        for record in records
-    )
-    return text.getvalue()
