@@ -223,14 +223,13 @@ def train(
     from training.config import is_first_process, plan
     from training.config_file import gather_options, said_options
     from training.loop import train as run
-    from training.methods import idle_options
+    from training.methods import without_effect
     from training.watch import say
 
     file, recipe = given.pop("config"), given.pop("recipe")
     planned = plan(**gather_options(given, file=file, recipe=recipe))
-    if idle := idle_options(planned.method, said_options(given, file)):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-        say(f"without effect: {flags}; --method {planned.method} does not read them", shown=is_first_process())
+    for line in without_effect(planned, said_options(given, file)):
+        say(line, shown=is_first_process())
     path = run(planned, **watched)
     if is_first_process():
         print(path)

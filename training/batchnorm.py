@@ -40,7 +40,9 @@ class RunningStatistics:
         except BaseException:
             self._write(self._start)
             raise
-        self._write(fabric.all_reduce(torch.stack(self._found).mean(0), reduce_op="mean"))
+        reduced = fabric.all_reduce(torch.stack(self._found).mean(0), reduce_op="mean")
+        assert isinstance(reduced, Tensor)  # as what was given
+        self._write(reduced)
 
     def note(self) -> None:
         """Take down what a micro-batch made of the statistics, and go back to the step's start."""

@@ -126,8 +126,9 @@ def defaults_for(num_images: int) -> Recipe:
 
 def open_images(config: TrainConfig) -> Dataset:
     """The config's data set, or the union of several, as large as the config wants it; nothing is decoded yet."""
-    limits = {"limit": config.limit, "limit_val": config.limit_val, "fraction": config.fraction}
-    return open_datasets(config.dataset, config.data_dir, **limits)
+    return open_datasets(
+        config.dataset, config.data_dir, limit=config.limit, limit_val=config.limit_val, fraction=config.fraction
+    )
 
 
 def moved(config: TrainConfig, *, backbone: Path | None, data_dir: Path | None) -> TrainConfig:

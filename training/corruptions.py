@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ STRENGTHS: Final = (1, 2, 3)
 SIDE: Final = 224  # in pixels; what ImageNet-C's lengths are meant for
 
 Floats: TypeAlias = NDArray[np.float64]  # (S, S, 3) in 0..1
+_Value = TypeVar("_Value")
 Corruption: TypeAlias = Callable[[Floats, int, np.random.Generator], Floats]
 """An image, a strength from 1, and the source of chance -> the image, perhaps outside 0..1."""
 
@@ -59,8 +60,8 @@ def _impulse_noise(image: Floats, strength: int, rng: np.random.Generator) -> Fl
 
 def _defocus_blur(image: Floats, strength: int, _: np.random.Generator) -> Floats:
     """Every point becomes a disc, as out of focus."""
-    radius, softness = _of(strength, (3, 0.1), (6, 0.5), (10, 0.5))
-    radius = _scaled(image, radius)
+    length, softness = _of(strength, (3, 0.1), (6, 0.5), (10, 0.5))
+    radius = _scaled(image, length)
     reach = int(np.ceil(radius)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)  # anti-aliased rim
@@ -174,7 +175,7 @@ CORRUPTIONS: Final[dict[str, Corruption]] = {
 }
 
 
-def _of(strength: int, *values):
+def _of(strength: int, *values: _Value) -> _Value:
     """The strength's value."""
     return values[strength - 1]
 

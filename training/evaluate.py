@@ -186,5 +186,6 @@ def draw_confusion(report: Report, path: Path) -> None:
     axes.set(xlabel="answer", ylabel="true class", title=f"{report.bundle.split('.')[0]}, {report.split}")
     for row, column in report.confusion.nonzero().tolist():
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, int(report.confusion[row, column]), ha="center", va="center", color=colour, fontsize=7)
+        answers = str(int(report.confusion[row, column]))
+        axes.text(column, row, answers, ha="center", va="center", color=colour, fontsize=7)
     save_figure(figure, path)

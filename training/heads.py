@@ -30,6 +30,9 @@ class LearnedHead(nn.Module):
         std: (features) of the raw features.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.clone())

@@ -141,6 +141,7 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
                     saved = time.monotonic()
             started = time.monotonic()
             val = fabric.broadcast(validate(setting, model) if first else None)
+            assert val is not None
             if not math.isfinite(val.loss):
                 raise overflow(f"the loss on validation is {val.loss} after", progress.step - 1)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
@@ -153,7 +154,9 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
             draw_curves(progress.history, setting.probe_val.balanced, config.out / "curves.png")
         run.finish(export(setting, model, progress))
     fabric.barrier()
-    path = outcome(config.out, read_result(config.out))
+    written = read_result(config.out)
+    assert written is not None
+    path = outcome(config.out, written)
     say(f"result: {path}", shown=first)
     return path
 
@@ -190,13 +193,16 @@ def find_gradients(
             pixels = augment(config.augment, pixels, rngs, shift=config.shift, flip=setting.flip)
             labels = setting.train.labels[share[:, 0]].to(fabric.device)
             kept = draw_kept(setting.backbone, config.keep, rngs)
-            with fabric.no_backward_sync(model, enabled=number != shares[-1][0]):
+            # Fabric's wrapper of a module, which it asks for here, has no public name.
+            with fabric.no_backward_sync(model, enabled=number != shares[-1][0]):  # type: ignore[arg-type]
                 logits = model(setting.backbone, setting.backbone.normalise(pixels), kept)
                 loss = F.cross_entropy(logits, labels, reduction="sum")
                 fabric.backward(loss * fabric.world_size / len(draws))  # processes' gradients are averaged
             sums += torch.stack([loss.detach(), (logits.argmax(1) == labels).sum()])
             statistics.note()
-        loss_sum, hits = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        reduced = fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(reduced, Tensor)  # as what was given
+        loss_sum, hits = reduced.tolist()
         if not math.isfinite(loss_sum):
             raise overflow(f"the loss is {loss_sum} at", step)
     return loss_sum, int(hits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ def study(subject: Subject, *, most: int = MOST_IMAGES) -> Study:
     indices = order[: min(most, count)].sort().values
     parts = [_look(subject.predictor, subject.images.pixels(part)) for part in indices.split(EVAL_BATCH)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    values = {field.name: joined.get(field.name) for field in fields(Study)}
-    return Study(**{**values, "indices": indices, "labels": subject.images.labels[indices]})
+    labels = subject.images.labels[indices]
+    return Study(indices=indices, labels=labels, mixture=joined.pop("mixture", None), **joined)
 
 
 @torch.inference_mode()

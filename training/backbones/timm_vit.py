@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.layers.activations import QuickGELU
 from timm.models import VisionTransformer
 from torch import nn
@@ -45,7 +46,7 @@ def fetch_timm(model: str, pretrained: str, folder: Path, *, image_size: int | N
             hint=f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a weights file",
         )
     overlay = {} if pretrained == HUB else {"file": pretrained}
-    options = {"num_classes": 0, **({} if image_size is None else {"img_size": image_size})}
+    options: dict[str, Any] = {"num_classes": 0, **({} if image_size is None else {"img_size": image_size})}
     with clear_hub_errors(f"timm could not load {model} with {pretrained!r}", from_hub=pretrained == HUB):
         vit = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     return save_timm(vit, model, folder)
@@ -55,7 +56,7 @@ def save_timm(vit: nn.Module, model: str, folder: Path) -> str:
     """Write a ViT of timm, its classifier taken off, as a backbone folder; returns the backbone's digest."""
     if not isinstance(vit, VisionTransformer):
         raise BackboneInvalid(f"timm's {model} is a {type(vit).__name__}, no plain ViT")
-    activation = vit.blocks[0].mlp.act
+    activation = vit.get_submodule("blocks.0.mlp").act
     if not isinstance(activation, nn.GELU | QuickGELU):
         raise BackboneInvalid(f"timm's {model} uses {type(activation).__name__}; gelu and quick_gelu can be served")
     (side, _), (patch, _) = vit.patch_embed.img_size, vit.patch_embed.patch_size

@@ -225,8 +225,8 @@ def _unknown_options(grid: Grid) -> Iterable[str]:
         places[f"methods.{name}"] = [*(method.model_extra or {}), *method.search]
         for on, options in method.on.items():
             places[f"methods.{name}.on.{on}"] = options
-    for place, options in places.items():
-        for option in options:
+    for place, named in places.items():
+        for option in named:
             if option in _RESERVED:
                 yield f"{place}: {option} is not set there"
             elif option not in known:

@@ -166,5 +166,5 @@ def _curve(panel: Axes, groups: list[Group], colour: str, marker: str, label: st
 
 def _look(number: int) -> tuple[str, str]:
     """Colour and marker of a row; they differ together, so that nobody has to tell colours apart."""
-    colours = mpl.colormaps["tab10"].colors
+    colours = mpl.color_sequences["tab10"]
     return mpl.colors.to_hex(colours[number % len(colours)]), MARKERS[number % len(MARKERS)]

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def _fetch_debian_package(target: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
-        quiet = {"cwd": scratch, "capture_output": True, "timeout": 300}
+        quiet: dict[str, Any] = {"cwd": scratch, "capture_output": True, "timeout": 300}
         try:
             subprocess.run(["apt-get", "download", DEBIAN_PACKAGE], check=True, **quiet)  # nosec B607
             for package in Path(scratch).glob("*.deb"):

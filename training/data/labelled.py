@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from PIL import Image
 
@@ -15,7 +15,7 @@ from pgn.errors import DataInvalid
 from training.data.dataset import SPLITS, Dataset, Example, SplitName, safe_name
 from training.data.splitting import draw_stratified
 
-VAL_SHARE, TEST_SHARE = 0.1, 0.2
+DRAWN_SHARES: Final[Mapping[SplitName, float]] = {"val": 0.1, "test": 0.2}
 
 Reader: TypeAlias = Callable[[], Image.Image]
 
@@ -74,7 +74,7 @@ def _example(image: Labelled, number: Mapping[str, int], where: str) -> Example:
 
 def _with_drawn_splits(parts: dict[SplitName, list[Example]], classes: tuple[str, ...]) -> list[tuple[Example, ...]]:
     """Train, val and test, with what is missing drawn from train."""
-    missing = {split: share for split, share in (("val", VAL_SHARE), ("test", TEST_SHARE)) if split not in parts}
+    missing = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
     pool = parts["train"]
     rest, *drawn = draw_stratified([example.label for example in pool], tuple(missing.values()), classes)
     found = {**parts, "train": [pool[i] for i in rest]}

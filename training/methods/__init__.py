@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from pgn.errors import UsageError
 from training.methods.encoder import EncoderAlone
@@ -15,6 +15,9 @@ from training.methods.pgn import PromptGeneration
 from training.methods.vapt import AdaptivePromptTuning
 from training.methods.vp import VisualPrompting
 from training.methods.vpt import DeepPromptTuning, ShallowPromptTuning
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
 
 METHODS: dict[str, Method] = {
     "zero-shot": ZeroShot(),
@@ -30,10 +33,34 @@ METHODS: dict[str, Method] = {
 }
 
 
-def idle_options(method: str, said: Iterable[str]) -> list[str]:
-    """Those of the options that other methods read and this one does not, so that they change nothing."""
-    others = frozenset[str]().union(*(each.options for each in METHODS.values())) - METHODS[method].options
-    return [name for name in said if name in others]
+# Options that are read where another one has one of these values, and nowhere else.
+_READ_WITH: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "encoder_width": {"encoder": ("resnet10",)},
+    "crop": {"encoder": ("mlp",)},
+    "hidden": {"encoder": ("mlp",), "projection": ("mlp",)},
+    "library_size": {"library": ("latent", "rgb")},
+    "shift": {"augment": ("small",)},
+    "flip": {"augment": ("small", "paper")},
+}
+
+
+def without_effect(config: TrainConfig, said: Iterable[str]) -> list[str]:
+    """A line about what of the options `said` changes nothing: its method, or the values of others, pass it over."""
+    said = list(said)
+    own = METHODS[config.method].options
+    foreign = frozenset[str]().union(*(each.options for each in METHODS.values())) - own
+    idle = [name for name in said if name in foreign]
+    lines = [f"{', '.join(map(_flag, idle))}; --method {config.method} does not read them"] if idle else []
+    for name in said:
+        readers = _READ_WITH.get(name, {})
+        if name not in idle and readers and not any(getattr(config, other) in readers[other] for other in readers):
+            values = [f"{_flag(other)} {value}" for other in readers for value in readers[other]]
+            lines.append(f"{_flag(name)}; it is read with {' or '.join(values)}")
+    return [f"without effect: {line}" for line in lines]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def with_usual_head(given: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class EncoderFeatures(Adapter):
 class EncoderAlone(Method):
     """The PGN's image encoder with a head of its own: beside it one sees what the frozen ViT brings."""
 
-    reach: Reach = "nothing"
+    reach: ClassVar[Reach] = "nothing"
     heads = ("linear",)
     head_learns = True
     options = frozenset({*ENCODER_OPTIONS, "encoder_rate"})

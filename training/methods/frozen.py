@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ class FrozenFeatures(Adapter):
 class _PlainViT(Method):
     """What both rows have in common: the ViT as it is."""
 
-    reach: Reach = "output"
+    reach: ClassVar[Reach] = "output"
     parameters = "0"
 
     def start(self, setting: Setting) -> Adapter:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ class OwnTower(Adapter):
 class FullFineTuning(Method):
     """A copy of the ViT learns with all its weights; data sets share nothing any more."""
 
-    reach: Reach = "weights"
+    reach: ClassVar[Reach] = "weights"
     options = frozenset({"tower_rate"})
     parameters = "V"
     source = "common practice"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class InputIndependentPrompts(Method):
     """K free prompts behind the patches, the same for every image."""
 
-    reach: Reach = "input"
+    reach: ClassVar[Reach] = "input"
     served = True
     options = frozenset({"num_prompts", "library_rate", "start_from"})
     parameters = "K*D"

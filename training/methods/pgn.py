@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ ENCODER_FOLDER = "encoder"  # in the run's folder: the run in which the encoder 
 class PromptGeneration(Method):
     """K prompts that depend on the image, written by a small network beside the ViT."""
 
-    reach: Reach = "input"
+    reach: ClassVar[Reach] = "input"
     served = True
     options = frozenset(
         {*ENCODER_OPTIONS, "num_prompts", "library", "library_size", "projection"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class AdaptivePromptTuning(Method):
     It reads the whole grid of patches, so its training steps see all of them, whatever `--keep` says.
     """
 
-    reach: Reach = "inner"
+    reach: ClassVar[Reach] = "inner"
     options = frozenset({"num_prompts", "library_rate", "encoder_rate", "prompt_dropout", "vapt_kernel", "vapt_rank"})
     parameters = "K*D + (L - 1)*(k**2 + M*K + K + 2*D) + 2*D*r"
     source = "Le et al., arXiv 2501.18936"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class VisualPrompting(Method):
     the frame starts at zero, so the first answer is the probe's; `--frame-std 1` is the paper's start.
     """
 
-    reach: Reach = "input"
+    reach: ClassVar[Reach] = "input"
     options = frozenset({"frame", "frame_std", "library_rate"})
     parameters = "12*p*(S - p)"
     source = "Bahng et al., arXiv 2203.17274"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class _PromptTuning(Method):
 class ShallowPromptTuning(_PromptTuning):
     """K free prompts before the first block; tokens have no order, so this is IIP from another start."""
 
-    reach: Reach = "input"
+    reach: ClassVar[Reach] = "input"
     options = frozenset({"num_prompts", "library_rate"})
     parameters = "K*D"
 
@@ -67,7 +67,7 @@ class ShallowPromptTuning(_PromptTuning):
 class DeepPromptTuning(_PromptTuning):
     """K free prompts before every block; what a block makes of its prompts is dropped."""
 
-    reach: Reach = "inner"
+    reach: ClassVar[Reach] = "inner"
     options = frozenset({"num_prompts", "library_rate", "prompt_dropout"})
     parameters = "L*K*D"
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pgn.bundle import Bundle, GeneratorSpec
 from pgn.errors import ArtefactError, UsageError
 from pgn.method.generator import DirectGenerator, FixedPrompts, Generator, PromptGenerator
+from pgn.method.library import TokenLibrary
 from training.result import WEIGHTS_FILE
 
 OWN_SHARE = 0.7  # of each prompt's own token at the start; a larger one leaves the softmax too little slope to learn on
@@ -151,7 +152,8 @@ def _lean_on(generator: PromptGenerator, prompts: Tensor, bundle: Bundle) -> Non
     """
     spec = generator.spec
     count, size = spec.num_prompts, spec.library_size
-    if spec.library != "latent":
+    library = generator.library
+    if not isinstance(library, TokenLibrary):
         raise UsageError(
             f"the {spec.library} library cannot hold the latent prompts of {bundle.version}",
             hint="start from a bundle with an RGB library, or train with --library latent",
@@ -165,7 +167,7 @@ def _lean_on(generator: PromptGenerator, prompts: Tensor, bundle: Bundle) -> Non
     others = (1 - OWN_SHARE) / (size - 1)
     lead = OWN_SHARE - others  # prompt k = lead * T_k + others * (sum of all tokens)
     total = (prompts.sum(0) + lead * spares.sum(0)) / (lead + count * others)
-    generator.library.tokens.data.copy_(torch.cat([(prompts - others * total) / lead, spares]))
+    library.tokens.data.copy_(torch.cat([(prompts - others * total) / lead, spares]))
     layer = generator.last_layer
     layer.weight.zero_()
     layer.bias.zero_()

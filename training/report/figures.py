@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from training.analysis.confidence import Reliability
@@ -20,7 +21,7 @@ from training.analysis.confidence import Reliability
 _INK: Final = "#010203"  # drawn with this, written as currentColor
 ACCENT, OTHER, QUIET = "#3b82c4", "#d9722b", "#8a8f98"  # to be seen on white and on black
 _SIZE: Final = (4.4, 3.1)  # inches; so small that a phone shows the text at its full size
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "text.color": _INK,
@@ -60,7 +61,7 @@ def _curve(
         axes.plot(epochs, [factor * r[val] for r in history], marker, ms=3, color=ACCENT, label="validation")
         if level is not None:
             axes.axhline(factor * level, ls="--", lw=1, color=QUIET, label="linear probe, validation")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.legend()
         return _svg(figure, alt)
@@ -88,7 +89,7 @@ def bars(values: Sequence[float], *, xlabel: str, ylabel: str, level: float, lev
         figure, axes = _blank()
         axes.bar(range(1, len(values) + 1), values, color=ACCENT, width=0.8)
         axes.axhline(level, ls="--", lw=1, color=OTHER, label=level_name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=False, axis="x")
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.2 * max([*values, level])))  # room for the legend
         axes.legend(loc="upper left")
@@ -98,7 +99,7 @@ def bars(values: Sequence[float], *, xlabel: str, ylabel: str, level: float, lev
 def scatter(places: NDArray[np.float32], groups: Sequence[str], *, alt: str) -> Markup:
     """Points on a plane, coloured by group; the axes mean nothing and are left out."""
     names = list(dict.fromkeys(groups))
-    colours = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colours = mpl.color_sequences["tab10" if len(names) <= 10 else "tab20"]
     members = np.array([names.index(group) for group in groups])
     lines = -(-len(names) // 3)
     with mpl.rc_context(_STYLE):
@@ -106,7 +107,9 @@ def scatter(places: NDArray[np.float32], groups: Sequence[str], *, alt: str) -> 
         axes = figure.subplots()
         for number, name in enumerate(names):
             chosen = places[members == number]
-            axes.scatter(*chosen.T, s=7, color=colours[number % len(colours)], alpha=0.8, lw=0, label=name)
+            axes.scatter(
+                chosen[:, 0], chosen[:, 1], s=7, color=colours[number % len(colours)], alpha=0.8, lw=0, label=name
+            )
         axes.set_axis_off()
         figure.legend(loc="outside lower center", ncols=3, markerscale=2)
         return _svg(figure, alt)

@@ -11,7 +11,7 @@ from pgn.errors import UsageError
 from pgn.method.encoders import build_encoder
 from training.config import Recipe, TrainConfig, command
 from training.heads import start_head
-from training.methods import METHODS, idle_options
+from training.methods import METHODS, without_effect
 from training.methods.pgn import generator_spec
 from training.methods.prompted import PromptedAdapter
 from training.model import AdaptedClassifier
@@ -182,11 +182,29 @@ class TestOptions:
         assert torch.equal(logits, other_logits)
         assert rates == other_rates
 
-    def test_options_without_effect_are_found(self) -> None:
+    def test_options_without_effect_are_found(self, make_config: Callable[..., TrainConfig]) -> None:
         """Those that another method would read; what all of them read is none's own."""
         said = ["dataset", "library_size", "encoder", "vapt_rank", "frame", "num_prompts", "epochs"]
-        assert idle_options("iip", said) == ["library_size", "encoder", "vapt_rank", "frame"]
-        assert idle_options("pgn", said) == ["vapt_rank", "frame"]
+        assert without_effect(make_config(method="iip"), said) == [
+            "without effect: --library-size, --encoder, --vapt-rank, --frame; --method iip does not read them"
+        ]
+        assert without_effect(make_config(method="pgn"), said) == [
+            "without effect: --vapt-rank, --frame; --method pgn does not read them"
+        ]
+
+    def test_options_that_others_switch_off_are_found(self, make_config: Callable[..., TrainConfig]) -> None:
+        """One line each, with what would read them."""
+        said = ["crop", "hidden", "shift", "flip", "library_size", "encoder_width"]
+        odd = make_config(augment="paper", library="none")
+        assert without_effect(odd, said) == [
+            "without effect: --crop; it is read with --encoder mlp",
+            "without effect: --hidden; it is read with --encoder mlp or --projection mlp",
+            "without effect: --shift; it is read with --augment small",
+            "without effect: --library-size; it is read with --library latent or --library rgb",
+        ]
+        assert without_effect(make_config(projection="mlp"), ["hidden", "library_size"]) == []
+        linear = make_config(method="linear")
+        assert without_effect(linear, ["crop"]) == ["without effect: --crop; --method linear does not read them"]
 
     def test_an_unknown_method_is_refused_with_the_list(self, make_config: Callable[..., TrainConfig]) -> None:
         """A typo trains nothing else."""

@@ -61,7 +61,7 @@ def _root(folder: Path) -> Path:
 def _class_names() -> dict[str, str]:
     """Class name of each of the 1,000 synsets."""
     from open_clip import IMAGENET_CLASSNAMES
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True)) | _RENAMED
 

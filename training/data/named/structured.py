@@ -63,7 +63,7 @@ def read_matrix(path: Path) -> np.ndarray:
     """The matrix in a file of small NORB's own format: magic, number of dimensions, dimensions, values."""
     data = path.read_bytes()
     magic, count = np.frombuffer(data, "<i4", 2)
-    kind = {_BYTES: np.dtype("u1"), _INTEGERS: np.dtype("<i4")}.get(int(magic))
+    kind = {_BYTES: "u1", _INTEGERS: "<i4"}.get(int(magic))
     if kind is None:
         raise ValueError(f"{path.name} is no matrix of small NORB")
     shape = np.frombuffer(data, "<i4", count, offset=8)
