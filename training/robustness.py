@@ -69,11 +69,10 @@ def measure(
     for path in bundles:
         bundle = read_bundle(path)
         by_images.setdefault((config_of_bundle(bundle).dataset, bundle.manifest.backbone.digest), []).append(bundle)
-    configs = [moved(config_of_bundle(found[0]), backbone=backbone, data_dir=data_dir) for found in by_images.values()]
     return [
         each
-        for config, found in zip(configs, by_images.values(), strict=True)
-        for each in _measure_set(config, found, most)
+        for found in by_images.values()
+        for each in _measure_set(moved(config_of_bundle(found[0]), backbone=backbone, data_dir=data_dir), found, most)
     ]
 
 
