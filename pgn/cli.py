@@ -157,7 +157,11 @@ def train(
         float | None, typer.Option(help="Learning rate of the library or the prompts.", rich_help_panel=LEARNING)
     ] = None,
     encoder_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of the image encoder.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(
+            help="Learning rate of the image encoder; the default follows --method and --encoder-first.",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     head_rate: Annotated[
         float | None, typer.Option(help="Learning rate of the linear head.", rich_help_panel=LEARNING)

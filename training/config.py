@@ -19,6 +19,8 @@ from training.data.dataset import Dataset
 from training.data.registry import open_datasets
 
 OFF_FLAGS = {"train_head": "--fixed-head"}  # where it is not --no-...
+ENCODER_RATE = 2e-3  # among prompts; a quarter of it if the encoder has learned alone, lest it forget (docs/adr/0015)
+ENCODER_ALONE_RATE = 5e-3  # of the encoder alone: what the grid `rates` found best for it; among prompts it is too fast
 MAX_RATE = 1e30  # beyond it AdamW's own arithmetic leaves the range of a float
 
 
@@ -45,7 +47,7 @@ class Recipe(BaseModel):
     batch_size: int = Field(32, ge=2, description="images of a micro-batch; a step has `accumulate` of them")
     library_rate: float = Field(1e-2, gt=0, le=MAX_RATE, description="learning rate of the token library or prompts")
     encoder_rate: float = Field(
-        2e-3, gt=0, le=MAX_RATE, description="learning rate of the image encoder and its logits"
+        ENCODER_RATE, gt=0, le=MAX_RATE, description="learning rate of the image encoder and its logits"
     )
     head_rate: float = Field(1e-3, gt=0, le=MAX_RATE, description="learning rate of the head")
 
@@ -124,6 +126,13 @@ def defaults_for(num_images: int) -> Recipe:
     return Recipe(epochs=4)
 
 
+def usual_encoder_rate(method: str, encoder_first: int) -> float:
+    """The encoder's learning rate if none is given: alone, among prompts, or there after it has learned alone."""
+    if method == "encoder":
+        return ENCODER_ALONE_RATE
+    return ENCODER_RATE / 4 if encoder_first else ENCODER_RATE
+
+
 def open_images(config: TrainConfig) -> Dataset:
     """The config's data set, or the union of several, as large as the config wants it; nothing is decoded yet."""
     return open_datasets(
@@ -181,8 +190,9 @@ def plan(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainCo
         faults = [f"{_option(f['loc'])} = {f['input']!r}: {f['msg']}" for f in error.errors()]
         raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
     said = config.recipe.model_dump(exclude_unset=True)
+    rate = {"encoder_rate": usual_encoder_rate(config.method, config.recipe.encoder_first)}
     defaults = defaults_for(len(open_images(config).train))
-    return config.model_copy(update={"recipe": defaults.model_copy(update=said)})
+    return config.model_copy(update={"recipe": defaults.model_copy(update=rate | said)})
 
 
 def _option(place: tuple[int | str, ...]) -> str:

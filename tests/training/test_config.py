@@ -22,6 +22,20 @@ def test_what_is_not_given_follows_from_the_number_of_images(tmp_path: Path) -> 
     assert few.recipe.epochs > plan(["digits"], tmp_path).recipe.epochs
 
 
+def test_the_encoder_learns_at_the_rate_that_suits_what_it_learns(tmp_path: Path) -> None:
+    """Fast alone, slower among prompts, and slowest there once it knows something; what is given wins."""
+    rates = {
+        options: plan(["digits"], tmp_path, **dict(options)).recipe.encoder_rate
+        for options in (
+            (("method", "encoder"),),
+            (("method", "pgn"),),
+            (("encoder_first", 12),),
+            (("encoder_first", 12), ("encoder_rate", 0.3)),
+        )
+    }
+    assert list(rates.values()) == [0.005, 0.002, 0.0005, 0.3]
+
+
 def test_default_prompts_fill_whole_rows_of_the_embedded_backbone() -> None:
     """Its grid is 8 patches wide; other numbers of prompts could not be sent as image rows."""
     assert all(defaults_for(count).num_prompts % 8 == 0 for count in (10, 1000, 100_000))

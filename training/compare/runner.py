@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pgn.bundle import write_atomically
 from pgn.errors import DiskFull, PgnError, UsageError, one_line
 from training.compare.grid import Cell
-from training.config import option_defaults, plan
+from training.config import option_defaults, plan, usual_encoder_rate
 from training.disk import clear_disk_errors
 from training.loop import train
 from training.result import RunResult, read_result
@@ -125,6 +125,7 @@ def _refuse_other_options(folder: Path, cell: Cell) -> None:
     there = json.loads((folder / CONFIG_FILE).read_text())
     there |= there.pop("recipe", None) or {}
     defaults = {name: value for name, value in option_defaults().items() if name not in _LEFT_OPEN}
+    defaults["encoder_rate"] = usual_encoder_rate(cell.method, cell.options.get("encoder_first", 0))
     asked = {"method": cell.method, "dataset": cell.dataset, "seed": cell.seed, **cell.options}
     if cell.fraction != 1:
         asked["fraction"] = cell.fraction

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class InputIndependentPrompts(Method):
-    """K free prompts behind the patches, the same for every image."""
+    """Input-independent prompts: K behind the patches, the same for every image."""
 
     reach: ClassVar[Reach] = "input"
     served = True

@@ -12,6 +12,7 @@ from pgn.errors import UsageError
 from pgn.method.generator import DirectGenerator, PromptGenerator, build_generator
 from pgn.method.library import RGBLibrary
 from pgn.method.projection import projection_of
+from training.config import ENCODER_ALONE_RATE
 from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
 from training.methods.warm_start import start_encoder, start_generator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ENCODER_OPTIONS = frozenset({"encoder", "encoder_width", "input_size", "crop", "hidden"})
 OWN_TOKEN_BIAS = 5.0  # its share of the mixture is then 0.7 in a library of 64
-ALONE_RATE = 5e-3  # of the encoder alone: what the grid `rates` found best for it; among prompts it is too fast
 ENCODER_FOLDER = "encoder"  # in the run's folder: the run in which the encoder learned alone
 
 
@@ -49,7 +49,7 @@ class PromptGeneration(Method):
         epochs = config.recipe.encoder_first
         if not epochs:
             return None
-        changes = {"epochs": epochs, "encoder_first": 0, "encoder_rate": ALONE_RATE}
+        changes = {"epochs": epochs, "encoder_first": 0, "encoder_rate": ENCODER_ALONE_RATE}
         recipe = config.recipe.model_copy(update=changes)
         other = {"method": "encoder", "out": config.out / ENCODER_FOLDER, "recipe": recipe}
         return config.model_copy(

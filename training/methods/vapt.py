@@ -71,7 +71,7 @@ class AdaptivePrompts(InnerPrompts):
 
 
 class AdaptivePromptTuning(Method):
-    """K prompts before every block; from the second on they are made of the patch tokens there.
+    """Visual adaptive prompt tuning: K prompts before every block, from the second on made of the patch tokens there.
 
     It reads the whole grid of patches, so its training steps see all of them, whatever `--keep` says.
     """

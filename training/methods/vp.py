@@ -46,7 +46,7 @@ class PixelFrame(Adapter):
 
 
 class VisualPrompting(Method):
-    """A frame of p pixels, the same for every image, added to it.
+    """Visual prompting: a frame of p pixels, the same for every image, added to it.
 
     The paper starts it from normal(0, 1) and trains for 1,000 epochs at a rate of 40. That start hides the border of
     every image under noise, and a head that starts as the linear probe answers by chance (docs/methods.md). By default

@@ -52,7 +52,7 @@ class _PromptTuning(Method):
 
 
 class ShallowPromptTuning(_PromptTuning):
-    """K free prompts before the first block; tokens have no order, so this is IIP from another start."""
+    """Visual prompt tuning: K free prompts before the first block; without an order, so IIP from another start."""
 
     reach: ClassVar[Reach] = "input"
     options = frozenset({"num_prompts", "library_rate"})
@@ -65,7 +65,7 @@ class ShallowPromptTuning(_PromptTuning):
 
 
 class DeepPromptTuning(_PromptTuning):
-    """K free prompts before every block; what a block makes of its prompts is dropped."""
+    """Visual prompt tuning: K free prompts before every block; what a block makes of its prompts is dropped."""
 
     reach: ClassVar[Reach] = "inner"
     options = frozenset({"num_prompts", "library_rate", "prompt_dropout"})

@@ -12,7 +12,7 @@ from pgn.errors import DiskFull, UsageError
 from training.compare import runner
 from training.compare.grid import Grid, read_grid
 from training.compare.runner import error_of, folder_of, result_of, run_cells
-from training.config import TrainConfig
+from training.config import TrainConfig, plan
 
 WriteGrid = Callable[[str], Path]
 
@@ -161,6 +161,19 @@ def test_a_result_of_other_options_is_refused(grid: Grid, finish: Callable[..., 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"recipe": {"epochs": 3, "num_prompts": 8}}))
     with pytest.raises(UsageError, match=r"num_prompts 8 there, 4 in the grid.*delete it"):
         result_of(tmp_path / "out", cell)
+
+
+def test_what_training_fills_in_by_the_method_is_what_the_grid_leaves_open(
+    write_grid: WriteGrid, finish: Callable[..., None], tmp_path: Path
+) -> None:
+    """The encoder's rate depends on what it learns, and is nobody's other option."""
+    words = 'title = "Rates"\n[sets.digits]\ndataset = "digits"\n[methods.encoder]\n[methods.pgn]\nencoder_first = 2\n'
+    for cell in read_grid(write_grid(words)).cells():
+        finish(cell, 0.7)
+        folder = folder_of(tmp_path / "out", cell)
+        config = plan(cell.dataset, folder, method=cell.method, seed=cell.seed, **cell.options)
+        (folder / "config.json").write_text(config.model_dump_json())
+        assert result_of(tmp_path / "out", cell) is not None
 
 
 def test_images_may_lie_elsewhere_today(grid: Grid, finish: Callable[..., None], tmp_path: Path) -> None:
