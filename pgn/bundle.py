@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,7 +235,7 @@ def file_name(dataset: str, digest: str) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` so that a reader sees all of it or nothing, also after a power cut."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{uuid4().hex}")  # processes of several pods may have one number
     try:
         with scratch.open("wb") as file:
             file.write(data)

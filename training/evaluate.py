@@ -30,6 +30,8 @@ from training.run import as_json, config_of_bundle, config_of_run
 from training.scores import Scores, logits_of, score
 from training.setting import Setting, prepare
 
+MOST_NAMED = 60  # classes that a picture of the confusion matrix has names and numbers for
+
 
 @dataclass(frozen=True)
 class Report:
@@ -116,14 +118,21 @@ def evaluate(
             f"the images have the classes {_few(classes)}, the bundle knows {_few(known)}",
             hint="give the --dataset that the bundle was trained on",
         )
+    rival = read_bundle(iip) if iip else None
+    if rival and not set(classes) <= set(rival.manifest.classes):
+        raise UsageError(
+            f"the images have the classes {_few(classes)}, {iip} knows {_few(rival.manifest.classes)}",
+            hint="give an --iip that was trained on the same classes",
+        )
     images = load_split(setting.dataset, split, setting.backbone.spec.preprocess)
     if train_iip:
-        iip = train(setting.config.model_copy(update={"method": "iip", "out": out / "iip"}))
+        alone = {"method": "iip", "out": out / "iip", "start_from": ()}
+        rival = read_bundle(train(setting.config.model_copy(update=alone)))
     answers = _log_probabilities(setting, bundle, images) if bundle else _logits(setting, trained, images)
     rows = {
         config.method: answers,
         "linear probe": setting.probe.head()(plain_features(setting.backbone, images, setting.config.cache)),
-        **({"iip": _log_probabilities(setting, read_bundle(iip), images)} if iip else {}),
+        **({"iip": _log_probabilities(setting, rival, images)} if rival else {}),
     }
     sources = setting.dataset.class_sources
     report = Report(
@@ -174,16 +183,22 @@ def confusion_matrix(answers: Tensor, labels: Tensor, num_classes: int) -> Tenso
 
 
 def draw_confusion(report: Report, path: Path) -> None:
-    """Write the confusion matrix as PNG: colour is the share of the true class, numbers are counts."""
+    """Write the confusion matrix as PNG: colour is the share of the true class, numbers are counts.
+
+    Of very many classes only the colours fit, without names and numbers.
+    """
     count = len(report.classes)
-    side = 2.5 + 0.45 * count
+    side = 2.5 + 0.45 * min(count, MOST_NAMED)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shares = report.confusion / report.confusion.sum(1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="answer", ylabel="true class", title=f"{report.bundle.split('.')[0]}, {report.split}")
+    if count > MOST_NAMED:
+        save_figure(figure, path)
+        return
     axes.set_xticks(range(count), report.classes, rotation=90)
     axes.set_yticks(range(count), report.classes)
-    axes.set(xlabel="answer", ylabel="true class", title=f"{report.bundle.split('.')[0]}, {report.split}")
     for row, column in report.confusion.nonzero().tolist():
         colour = "white" if shares[row, column] > 0.5 else "black"
         answers = str(int(report.confusion[row, column]))

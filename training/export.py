@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from pgn import __version__
@@ -32,6 +32,8 @@ from training.result import WEIGHTS_FILE, RunResult, backbone_parameters, count_
 from training.run import Progress
 from training.scores import logits_of, score
 from training.setting import Setting
+
+BACKBONE_DIGEST = "backbone_digest"  # what the weights' file says of where it belongs
 
 
 def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> RunResult:
@@ -72,7 +74,9 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
     )
     with clear_disk_errors(config.out):
         if not method.served:
-            write_atomically(config.out / WEIGHTS_FILE, save(_contiguous(model)))
+            write_atomically(
+                config.out / WEIGHTS_FILE, save(_weights(model), {BACKBONE_DIGEST: setting.backbone.digest})
+            )
             return result
         bundle = _write_bundle(setting, model, head, logits, result)
         return result.model_copy(update={"bundle": bundle.name})
@@ -89,18 +93,27 @@ def load_weights(setting: Setting, file: Path) -> AdaptedClassifier:
     """The trained model of a run whose method is not served, from its weights' file.
 
     Raises:
-        ArtefactError: The file is missing, damaged or of another model.
+        ArtefactError: The file is missing, damaged, of another model or another backbone.
     """
     model = AdaptedClassifier(METHODS[setting.config.method].start(setting), start_head(setting))
     try:
-        model.load_state_dict(load(file.read_bytes()))
+        with safe_open(file, "pt") as opened:
+            trained_on = (opened.metadata() or {}).get(BACKBONE_DIGEST)  # files of earlier versions do not say
+            model.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118 (no dict)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ArtefactError(f"{file} cannot be read: {one_line(error)}") from error
+    if trained_on not in (None, setting.backbone.digest):
+        raise ArtefactError(
+            f"{file} was trained on backbone {trained_on[:16]}…, not on {setting.backbone.digest[:16]}…",
+            hint="give that backbone as --backbone",
+        )
     return model.to(setting.device)
 
 
-def _contiguous(model: AdaptedClassifier) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+def _weights(model: AdaptedClassifier) -> dict[str, Tensor]:
+    """The model's state without BatchNorm's counters, which nothing reads and which a resumed run counts otherwise."""
+    state = model.state_dict().items()
+    return {name: tensor.contiguous() for name, tensor in state if not name.endswith("num_batches_tracked")}
 
 
 def _write_bundle(setting: Setting, model: AdaptedClassifier, head: Head, logits: Tensor, result: RunResult) -> Path:
@@ -125,6 +138,8 @@ def _write_bundle(setting: Setting, model: AdaptedClassifier, head: Head, logits
         licence=setting.dataset.licence,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+    for earlier in setting.config.out.glob(f"{result.dataset}.*.safetensors"):  # of a try that could not be finished
+        earlier.unlink()
     return write_bundle(setting.config.out, manifest, _tensors(setting, generator, head))
 
 

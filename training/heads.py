@@ -37,8 +37,8 @@ class LearnedHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone())
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.register_buffer("mean", mean.clone())  # loading a state writes into a buffer, and these are the probe's
+        self.register_buffer("std", std.clone())
 
     @classmethod
     def at_probe(cls, probe: LinearProbe) -> Self:

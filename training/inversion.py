@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from pgn.bundle import write_atomically
-from pgn.errors import PgnError
+from pgn.errors import PgnError, UsageError
 from pgn.method.head import Head
 from pgn.method.inversion import Inversion, PromptedImages
 from pgn.method.pixels import Normalise
@@ -105,9 +105,12 @@ def measure(
         data_dir: Folder of the images, if they have moved.
 
     Raises:
-        UsageError: The bundle does not say how it was trained, or its prompts do not fill whole rows.
+        UsageError: No image is asked about, the bundle does not say how it was trained, or its prompts do not fill
+            whole rows.
         PgnError: What reading bundle, backbone and images raises.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} images cannot be asked about", hint="give --limit 1 or more")
     subject = open_subject(bundle, backbone=backbone, split=split, data_dir=data_dir)
     predictor, images = subject.predictor, subject.images
     inversion = Inversion(predictor.backbone, predictor.generator)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from pgn.backbone_spec import read_spec
 from pgn.errors import DataInvalid, SetupError
 from training.batchnorm import RunningStatistics
-from training.config import TrainConfig, is_first_process, open_images
+from training.config import TrainConfig, open_images
 from training.curves import draw_curves
 from training.data.augment import augment, sample_rngs
 from training.data.batches import epoch_batches
@@ -62,37 +63,38 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         ArtefactError: The backbone or the checkpoint does not verify.
     """
     with clear_memory_errors(config):
+        fabric = launch(config)
+        shown = fabric.is_global_zero
+        dataset = open_images(config)
+        result = read_result(config.out)
+        if not result:
+            read_spec(config.backbone)  # a mistyped one is told before there is a folder
+        RunFolder(config, dataset, writes=shown)  # one of another config is told before anything is done
+        if result:
+            say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=shown)
+            return outcome(config.out, result)
+        with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
+            setting = prepare(config, fabric.device, dataset)
+        part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
+        say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=shown)
         first = METHODS[config.method].first(config)
-        if first and not read_result(config.out):
-            say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=is_first_process())
-            _train(first, tensorboard, metrics_port)
-        return _train(config, tensorboard, metrics_port)
+        if first and not read_result(first.out):
+            say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=shown)
+            _train(replace(setting, config=first), fabric, tensorboard, metrics_port)
+        return _train(setting, fabric, tensorboard, metrics_port)
 
 
-def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> Path:
-    fabric = launch(config)
-    first = fabric.is_global_zero
-    dataset = open_images(config)
-    result = read_result(config.out)
-    if not result:
-        read_spec(config.backbone)  # a mistyped one is told before it claims the folder
-    run = RunFolder(config, dataset, writes=first)
-    if result:
-        say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=first)
-        return outcome(config.out, result)
-
-    recipe = config.recipe
-    with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
-        setting = prepare(config, fabric.device, dataset)
-    part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
-    say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=first)
+def _train(setting: Setting, fabric: Fabric, tensorboard: bool, metrics_port: int | None) -> Path:
+    config, recipe, first = setting.config, setting.config.recipe, fabric.is_global_zero
+    run = RunFolder(config, setting.dataset, writes=first)
     if config.compile:
         compile_blocks(setting.backbone)
     torch.manual_seed(config.seed)
     model = AdaptedClassifier(METHODS[config.method].start(setting), start_head(setting)).to(fabric.device)
     optimizer = make_optimizer(model, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    progress = run.resume(model, optimizer)
+    seen = {"backbone": setting.backbone.digest, "train": setting.train.digest, "val": setting.val.digest}
+    progress = run.resume(model, optimizer, seen)
     for line in starts_of(model, setting):
         say(line, shown=first and not progress.step)
 
@@ -108,6 +110,7 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
             f"{len(setting.train)} training images do not give each of {config.accumulate} micro-batches two",
             hint="add images, or take a smaller --accumulate",
         )
+    run.claim()  # not before all that is asked for is known to work: the mended command finds it free
     learns = any(group["params"] for group in optimizer.param_groups)  # zero-shot does not
     total = steps * recipe.epochs if learns else 0
     learner = fabric.setup_module(model) if learns else model
@@ -125,7 +128,7 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
                 try:
                     loss_sum, hits = find_gradients(fabric, setting, learner, draws, epoch, progress.step)
                 except BaseException:  # nothing has moved yet, so this very step can be done again
-                    run.save(progress, model, optimizer)
+                    run.save(progress, model, optimizer, seen)
                     raise
                 if config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -137,7 +140,7 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
                 watch.step(progress, [group["lr"] for group in optimizer.param_groups])
                 # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
                 if progress.step % steps and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    run.save(progress, model, optimizer)
+                    run.save(progress, model, optimizer, seen)
                     saved = time.monotonic()
             started = time.monotonic()
             val = fabric.broadcast(validate(setting, model) if first else None)
@@ -145,7 +148,7 @@ def _train(config: TrainConfig, tensorboard: bool, metrics_port: int | None) -> 
             if not math.isfinite(val.loss):
                 raise overflow(f"the loss on validation is {val.loss} after", progress.step - 1)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
-            run.save(progress, model, optimizer)
+            run.save(progress, model, optimizer, seen)
             watch.epoch(progress, recipe.epochs)
 
     if first:

@@ -35,6 +35,9 @@ from training.run import config_of_bundle
 from training.setting import prepare
 
 CLEAN = "clean"
+_OTHER = "give --data-dir with the images that it was trained on"
+_PLACES = {"out", "name", "data_dir", "cache", "backbone"}
+_DECIDES = TrainConfig.model_fields.keys() - _PLACES - {"seed"}  # of two runs whose accuracies may be averaged
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,25 @@ def measure(
         most: Ask about at most so many images of a set, drawn at random, always the same.
 
     Raises:
-        UsageError: A bundle does not say how it was trained.
+        UsageError: No image is asked about; a bundle does not say how it was trained; two of one method differ in more
+            than the seed; or the images have other classes by now.
         PgnError: What reading bundles, backbone and images raises.
     """
-    by_images: dict[tuple[tuple[str, ...], str], list[Bundle]] = {}
+    if most is not None and most < 1:
+        raise UsageError(f"{most} images cannot be asked about", hint="give --most 1 or more")
+    by_images: dict[tuple[object, ...], list[Bundle]] = {}  # what the probe is fitted on, too
+    by_method: dict[tuple[object, ...], TrainConfig] = {}
     for path in bundles:
         bundle = read_bundle(path)
-        by_images.setdefault((config_of_bundle(bundle).dataset, bundle.manifest.backbone.digest), []).append(bundle)
+        config = config_of_bundle(bundle)
+        images = (config.dataset, bundle.manifest.backbone.digest, config.limit, config.limit_val, config.fraction)
+        by_images.setdefault(images, []).append(bundle)
+        first = by_method.setdefault((config.dataset, config.method), config)
+        if differing := [name for name in _DECIDES if getattr(first, name) != getattr(config, name)]:
+            raise UsageError(
+                f"{path} differs from {first.out} in {', '.join(differing)}: no mean is taken over these",
+                hint="ask about them one after the other",
+            )
     return [
         each
         for found in by_images.values()
@@ -83,6 +98,9 @@ def _measure_set(config: TrainConfig, bundles: Sequence[Bundle], most: int | Non
     images = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     chosen = order[:most].sort().values
+    for bundle in bundles:
+        if bundle.manifest.classes != setting.dataset.classes:
+            raise UsageError(f"{bundle.version} knows other classes than {setting.dataset.name} has", hint=_OTHER)
     predictors = [Predictor(setting.backbone, bundle) for bundle in bundles]
     probe = setting.probe.head().to(setting.device)
     views = [(CLEAN, 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]

@@ -27,6 +27,7 @@ from training.result import RESULT_FILE, RunResult
 from training.scores import Scores
 
 CONFIG_FILE, IMAGES_FILE, CHECKPOINT_FILE, LOG_FILE = "config.json", "images.json", "checkpoint.pt", "log.jsonl"
+_PLACES = {"cache", "data_dir"}  # may be others when a run goes on
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Progress:
 
 
 class RunFolder:
-    """Claims a folder for one config and its images; of several processes the first one writes, and all of them read.
+    """A folder for one config and its images; of several processes the first one writes, and all of them read.
 
     Args:
         config: Of the run.
@@ -127,18 +128,23 @@ class RunFolder:
     def __init__(self, config: TrainConfig, dataset: Dataset, *, writes: bool = True) -> None:
         self.path = config.out
         self._writes = writes
-        data = config.model_dump(mode="json", exclude={"out"})
-        file = self.path / CONFIG_FILE
+        self._config = config.model_dump(mode="json", exclude={"out"})
+        self._images = ImageList.of(dataset)
         if not writes:
             return
-        if file.exists():
-            _refuse_other_config(self.path, _read_config(file), data)
-            _refuse_other_images(self.path, ImageList.of(dataset))
-            return
+        if (self.path / CONFIG_FILE).exists():
+            _refuse_other_config(self.path, _read_config(self.path / CONFIG_FILE), self._config)
+            _refuse_other_images(self.path, self._images)
         with clear_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / IMAGES_FILE, as_json(ImageList.of(dataset).model_dump()))
-            write_atomically(file, as_json(data))
+
+    def claim(self) -> None:
+        """From here on the folder is this config's and these images'."""
+        if not self._writes or (self.path / CONFIG_FILE).exists():
+            return
+        with clear_disk_errors(self.path):
+            write_atomically(self.path / IMAGES_FILE, as_json(self._images.model_dump()))
+            write_atomically(self.path / CONFIG_FILE, as_json(self._config))
 
     def finish(self, result: RunResult) -> None:
         """Mark the run as ended; its checkpoint is no longer needed."""
@@ -146,25 +152,33 @@ class RunFolder:
             write_atomically(self.path / RESULT_FILE, as_json(result.model_dump()))
         (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the checkpoint and the log."""
+    def save(
+        self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, seen: dict[str, str]
+    ) -> None:
+        """Write the checkpoint and the log; `seen` are digests of what the run reads: backbone and pixels."""
         if not self._writes:
             return
         buffer = io.BytesIO()
-        state = {"progress": vars(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(state, buffer)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save({"progress": vars(progress), **state, "seen": seen}, buffer)
         log = "".join(json.dumps(record) + "\n" for record in progress.history)
         with clear_disk_errors(self.path):
             write_atomically(self.path / CHECKPOINT_FILE, buffer.getvalue())
             write_atomically(self.path / LOG_FILE, log.encode())
 
-    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Load the checkpoint into model and optimiser, or start anew if there is none."""
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, seen: dict[str, str]) -> Progress:
+        """Load the checkpoint into model and optimiser, or start anew if there is none.
+
+        Raises:
+            UsageError: The checkpoint was written with another backbone, or other images could be read.
+            ArtefactError: It is damaged.
+        """
         file = self.path / CHECKPOINT_FILE
         if not file.exists():
             return Progress()
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
+            _refuse_other_reads(self.path, state.get("seen", seen), seen)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             return Progress(**state["progress"])
@@ -214,9 +228,11 @@ def _no_config(file: Path, error: Exception) -> ArtefactError:
 
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    # What a run of an earlier version does not know was then as it is by default today.
-    flat_there, flat_here = ({**c, **c.get("recipe", {}), "recipe": None} for c in (option_defaults() | there, here))
-    differing = [name for name in flat_here if flat_there.get(name) != flat_here[name]]
+    # What a run of an earlier version does not know was then as it is by default today. Which images they are is told
+    # by images.json, wherever they lie.
+    defaults = json.loads(json.dumps(option_defaults(), default=str))
+    flat_there, flat_here = ({**c, **c.get("recipe", {}), "recipe": None} for c in (defaults | there, here))
+    differing = [name for name in flat_here if name not in _PLACES and flat_there.get(name) != flat_here[name]]
     if differing:
         faults = ", ".join(f"{name} {flat_there.get(name)!r} there, {flat_here[name]!r} here" for name in differing)
         raise UsageError(f"{path} holds a run with another config: {faults}", hint="give another --out, or delete it")
@@ -234,6 +250,15 @@ def _refuse_other_images(path: Path, here: ImageList) -> None:
         raise UsageError(
             f"the images of {path} have changed since it was begun: {', '.join(changes)}",
             hint="give another --out, or delete it",
+        )
+
+
+def _refuse_other_reads(path: Path, there: dict[str, str], here: dict[str, str]) -> None:
+    words = {"backbone": "the backbone is another", "train": "other training images", "val": "other validation images"}
+    if changes := [words[name] for name in here if there[name] != here[name]]:
+        raise UsageError(
+            f"since the last checkpoint of {path} what it reads has changed: {', '.join(changes)}",
+            hint="bring it back, or give another --out",
         )
 
 

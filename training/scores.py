@@ -35,6 +35,11 @@ class Scores(BaseModel):
         return {name: round(value, 5) if isinstance(value, float) else value for name, value in data.items()}
 
 
+def top1(brief: dict[str, Any]) -> float:
+    """The share that is compared, of `Scores.brief()`: top-1, of a union the mean over its sets."""
+    return float(brief.get("balanced", brief["top1"]))
+
+
 def score(logits: Tensor, labels: Tensor, class_sources: Sequence[str] | None = None) -> Scores:
     """Compare (M, C) logits with (M) labels; with fewer than five classes, top-5 asks for any of them."""
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices

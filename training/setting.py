@@ -14,7 +14,7 @@ from pgn.errors import DataInvalid, UsageError
 from pgn.method.backbone import FrozenBackbone, load_backbone
 from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
-from training.data.images import Images, load_split, warn_of_absent_classes
+from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes
 from training.features import plain_features
 from training.probe import LinearProbe, fit_probe
 from training.result import finished_bundle
@@ -86,6 +86,7 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     if is_first_process():
         warn_of_absent_classes(dataset)
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
+    require_a_readable_image(dataset, "test")
     features = plain_features(backbone, val, config.cache)
     learned = plain_features(backbone, train, config.cache)
     probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))

@@ -18,6 +18,7 @@ from training.config import TrainConfig
 from training.data.registry import open_datasets
 from training.disk import clear_disk_errors
 from training.result import finished_bundle
+from training.scores import top1
 
 _Methods: TypeAlias = dict[str, list[Manifest]]  # finished runs by method, sorted by seed
 
@@ -79,10 +80,10 @@ def _seeds_table(methods: _Methods, probe: dict[str, Any]) -> Iterable[str]:
             *(f"{100 * by_seed[seed]:.2f}" if seed in by_seed else "-" for seed in seeds),
             f"{100 * mean(values):.2f}",
             f"{100 * _over_seeds(values):.2f}" if len(values) > 1 else "-",
-            f"{100 * mean(_balanced(manifest.metrics['val']) for manifest in found):.2f}",
+            f"{100 * mean(top1(manifest.metrics['val']) for manifest in found):.2f}",
         ]
         yield f"| {method} | {' | '.join(cells)} |"
-    test, val = (100 * _balanced(probe[split]) for split in ("test", "val"))
+    test, val = (100 * top1(probe[split]) for split in ("test", "val"))
     yield f"| linear probe (C {probe['C']:g}) |{' - |' * len(seeds)} {test:.2f} | - | {val:.2f} |"
 
 
@@ -106,7 +107,7 @@ def _verdicts(methods: _Methods) -> Iterable[str]:
     if "pgn" not in methods:
         return
     values = [_test(manifest) for manifest in methods["pgn"]]
-    rivals = {"the linear probe": _balanced(methods["pgn"][0].metrics["linear_probe"]["test"])}
+    rivals = {"the linear probe": top1(methods["pgn"][0].metrics["linear_probe"]["test"])}
     if "iip" in methods:
         rivals["input-independent prompts"] = mean(_test(manifest) for manifest in methods["iip"])
     errors = {"from drawing the test images": _over_images(methods["pgn"][0])}
@@ -142,8 +143,4 @@ def _seed(manifest: Manifest) -> int:
 
 
 def _test(manifest: Manifest) -> float:
-    return _balanced(manifest.metrics["test"])
-
-
-def _balanced(scores: dict[str, Any]) -> float:
-    return float(scores.get("balanced", scores["top1"]))
+    return top1(manifest.metrics["test"])

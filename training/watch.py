@@ -37,16 +37,18 @@ class Watch:
         self, total: int, progress: Progress, *, shown: bool, tensorboard: Path | None, metrics_port: int | None
     ) -> None:
         self._shown = shown
-        self._until = ExitStack()
         self._board = self._metrics = None
-        if shown and tensorboard is not None:
-            self._board = _open_board(tensorboard, progress)
-            self._until.callback(self._board.close)
-        if shown and metrics_port is not None:
-            self._metrics = self._until.enter_context(TrainingMetrics(metrics_port, total))
-            say(f"metrics: http://127.0.0.1:{self._metrics.port}/metrics (and at every other address of this machine)")
-        hidden = not (shown and sys.stderr.isatty())
-        self._bar = self._until.enter_context(tqdm(total=total, initial=progress.step, unit="step", disable=hidden))
+        with ExitStack() as until:
+            if shown and tensorboard is not None:
+                self._board = _open_board(tensorboard, progress)
+                until.callback(self._board.close)
+            if shown and metrics_port is not None:
+                self._metrics = until.enter_context(TrainingMetrics(metrics_port, total))
+                port = self._metrics.port
+                say(f"metrics: http://127.0.0.1:{port}/metrics (and at every other address of this machine)")
+            hidden = not (shown and sys.stderr.isatty())
+            self._bar = until.enter_context(tqdm(total=total, initial=progress.step, unit="step", disable=hidden))
+            self._until = until.pop_all()
 
     def step(self, progress: Progress, rates: list[float]) -> None:
         """After an optimiser step."""

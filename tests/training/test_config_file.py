@@ -57,7 +57,7 @@ def test_every_recipe_is_a_config(name: str, tmp_path: Path) -> None:
 def test_the_config_of_a_run_makes_it_again(tmp_path: Path) -> None:
     """config.json is whole: only --out is another."""
     config = plan(["digits"], tmp_path / "first", num_prompts=4, patience=2, flip=False)
-    RunFolder(config, open_images(config))
+    RunFolder(config, open_images(config)).claim()
     again = plan(**gather_options({"out": tmp_path / "second"}, file=tmp_path / "first" / "config.json"))
     assert again == config.model_copy(update={"out": tmp_path / "second"})
 

@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import load_file
 
 from pgn.bundle import read_bundle
-from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, SetupError, UsageError
+from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, PgnError, SetupError, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
-from training import loop, run
+from training import export, loop, run
 from training.config import TrainConfig
 from training.data.images import load_split
 from training.data.registry import open_dataset
@@ -190,6 +190,35 @@ def test_a_mistyped_backbone_claims_no_folder(make_config: MakeConfig, tmp_path:
     with pytest.raises(BackboneInvalid, match=r"there is no backbone folder .*nope"):
         train(make_config(backbone=tmp_path / "nope"))
     assert not make_config().out.exists()
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"start_from": ["nope"]}, {"encoder": "mlp", "crop": 48}, {"head": "text"}, {"accumulate": 40}]
+)
+def test_options_that_cannot_work_claim_no_folder(make_config: MakeConfig, mistake: dict[str, Any]) -> None:
+    """Known only once images and backbone are there; the mended command finds the folder free."""
+    with pytest.raises(PgnError):
+        train(make_config(**mistake))
+    assert train(make_config(epochs=1)).exists()
+
+
+def test_the_encoder_does_not_learn_in_a_folder_of_another_run(make_config: MakeConfig) -> None:
+    """Its epochs would be for nothing, and lie in that folder."""
+    train(make_config(epochs=1))
+    with pytest.raises(UsageError, match="encoder_first 0 there, 2 here"):
+        train(make_config(epochs=1, encoder_first=2))
+    assert not (make_config().out / "encoder").exists()
+
+
+def test_a_last_write_that_fails_leaves_one_bundle(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next try writes another, for it is made later."""
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RunFolder, "finish", lambda *_: (_ for _ in ()).throw(DiskFull("no room")))
+        patch.setattr(export, "_versions", lambda: {"torch": "another"})
+        with pytest.raises(DiskFull):
+            train(make_config())
+    bundle = train(make_config())
+    assert [*bundle.parent.glob("*.safetensors")] == [bundle]
 
 
 def test_an_encoder_that_sees_less_than_asked_for_is_told(

@@ -22,6 +22,12 @@ def _scores(balanced: float, loss: float) -> Scores:
     return Scores(images=10, top1=balanced, top5=1.0, loss=loss, balanced=balanced)
 
 
+def _claimed(config: TrainConfig) -> RunFolder:
+    folder = RunFolder(config, open_images(config))
+    folder.claim()
+    return folder
+
+
 def test_the_best_epoch_is_kept_and_ties_go_to_the_lower_loss() -> None:
     """Validation accuracy is coarse on few images; the loss tells equal ones apart."""
     model, progress = nn.Linear(1, 1), Progress()
@@ -35,31 +41,51 @@ def test_the_best_epoch_is_kept_and_ties_go_to_the_lower_loss() -> None:
 def test_a_damaged_checkpoint_is_named(make_config: Callable[..., TrainConfig]) -> None:
     """With what to do; it is never passed over in silence."""
     config = make_config()
-    folder = RunFolder(config, open_images(config))
+    folder = _claimed(config)
     (config.out / "checkpoint.pt").write_bytes(b"nonsense")
     model = nn.Linear(1, 1)
     with pytest.raises(ArtefactError, match=r"checkpoint\.pt cannot be resumed from.*delete it"):
-        folder.resume(model, torch.optim.AdamW(model.parameters()))
+        folder.resume(model, torch.optim.AdamW(model.parameters()), {})
 
 
 def test_options_that_came_later_were_at_their_defaults(make_config: Callable[..., TrainConfig]) -> None:
     """A run begun with an earlier version is gone on with, unless a newer option is asked for."""
     config = make_config()
-    RunFolder(config, open_images(config))
+    _claimed(config)
     file = config.out / "config.json"
     there = json.loads(file.read_text())
-    del there["recipe"]["encoder_first"], there["compile"]
+    del there["recipe"]["encoder_first"], there["compile"], there["start_from"]
     file.write_text(json.dumps(there))
     RunFolder(config, open_images(config))
     with pytest.raises(UsageError, match="encoder_first 0 there, 9 here"):
         RunFolder(make_config(encoder_first=9), open_images(config))
 
 
+def test_a_run_goes_on_where_the_images_lie_elsewhere(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """On another machine: which images they are is told by their list, and the cache decides nothing."""
+    config = make_config()
+    _claimed(config)
+    elsewhere = {"data_dir": tmp_path / "elsewhere", "cache": tmp_path / "other"}
+    RunFolder(config.model_copy(update=elsewhere), open_images(config))
+
+
+def test_what_a_checkpoint_was_made_with_has_to_be_there_still(make_config: Callable[..., TrainConfig]) -> None:
+    """Weights of the backbone and pixels are no part of the config, and decide every step."""
+    folder, model = _claimed(make_config()), nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    folder.save(Progress(step=3), model, optimizer, {"backbone": "a", "train": "b", "val": "c"})
+    assert folder.resume(model, optimizer, {"backbone": "a", "train": "b", "val": "c"}).step == 3
+    with pytest.raises(
+        UsageError, match="changed: the backbone is another, other validation images"
+    ):
+        folder.resume(model, optimizer, {"backbone": "x", "train": "b", "val": "x"})
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 3}'])
 def test_a_damaged_config_is_named(make_config: Callable[..., TrainConfig], text: str) -> None:
     """By whoever goes on with the run, and by whoever asks what it was."""
     config = make_config()
-    RunFolder(config, open_images(config))
+    _claimed(config)
     (config.out / "config.json").write_text(text)
     with pytest.raises(ArtefactError, match=r"config\.json is no config of a run"):
         RunFolder(config, open_images(config))
@@ -81,7 +107,7 @@ class TestImages:
     @pytest.fixture
     def config(self, make_config: Callable[..., TrainConfig], class_folders: Path) -> TrainConfig:
         config = make_config(dataset=[f"folder:{class_folders}"], limit=None)
-        RunFolder(config, open_images(config))
+        _claimed(config)
         return config
 
     def test_the_same_images_are_gone_on_with(self, config: TrainConfig) -> None:

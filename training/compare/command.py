@@ -8,7 +8,8 @@ from pathlib import Path
 from pgn.errors import SetupError, UsageError
 from training.compare.gather import TABLE_FILE, write_summary
 from training.compare.grid import Cell, Grid, find_grid, read_grid, shared_out
-from training.compare.runner import error_of, result_of, run_cells, top1
+from training.compare.runner import error_of, result_of, run_cells
+from training.scores import top1
 
 
 def compare(

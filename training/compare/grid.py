@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pgn.errors import UsageError
 from training.config import Recipe, TrainConfig
@@ -32,6 +32,10 @@ SHIPPED: Final = Path(__file__).parents[1] / "grids"
 _RESERVED: Final = {"dataset", "out", "seed", "fraction", "data_dir", "name", "recipe"}  # what the grid itself sets
 
 
+def _no_union_of_one(given: object) -> object:
+    return given[0] if isinstance(given, list) and len(given) == 1 else given
+
+
 class SetEntry(BaseModel):
     """A column: which images, and options for every run on them (any of `pgn train`, written beside `dataset`).
 
@@ -41,7 +45,7 @@ class SetEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    dataset: str | tuple[str, ...]
+    dataset: Annotated[str | tuple[str, ...], BeforeValidator(_no_union_of_one)]
     at: dict[float, Options] = {}
 
 

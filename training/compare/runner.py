@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pgn.bundle import write_atomically
 from pgn.errors import DiskFull, PgnError, UsageError, one_line
@@ -31,6 +29,8 @@ from training.disk import clear_disk_errors
 from training.loop import train
 from training.result import RunResult, read_result
 from training.run import CONFIG_FILE
+from training.scores import top1
+from training.watch import say
 
 ERROR_FILE, MACHINE_FILE = "error.txt", "machine.txt"
 CELLS = "cells"
@@ -56,14 +56,14 @@ def run_cells(cells: Sequence[Cell], out: Path, data_dir: Path, *, minutes: floa
         DiskFull: There is no room, so the other cells would fail too.
     """
     waiting = [cell for cell in cells if result_of(out, cell) is None]
-    _say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished")
+    say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished")
     with time_limit(minutes):
         try:
             for number, cell in enumerate(waiting, start=1):
-                _say(f"cell {number}/{len(waiting)}: {cell}; {_time_left(cells, waiting[number - 1 :], out)}")
+                say(f"cell {number}/{len(waiting)}: {cell}; {_time_left(cells, waiting[number - 1 :], out)}")
                 run_cell(cell, out, data_dir)
         except TimeUp:
-            _say(f"{minutes:g} minutes are up; the same command goes on where this one stopped")
+            say(f"{minutes:g} minutes are up; the same command goes on where this one stopped")
 
 
 def run_cell(cell: Cell, out: Path, data_dir: Path) -> None:
@@ -87,10 +87,10 @@ def run_cell(cell: Cell, out: Path, data_dir: Path) -> None:
             _log.exception("%s failed in a way that nobody foresaw", cell)
         with clear_disk_errors(folder):
             write_atomically(folder / ERROR_FILE, f"{line}\n".encode())
-        _say(f"failed: {line}")
+        say(f"failed: {line}")
         return
     if result := result_of(out, cell):
-        _say(f"done: val {100 * top1(result.val):.2f} %, test {100 * top1(result.test):.2f} %, {result.seconds:.0f} s")
+        say(f"done: val {100 * top1(result.val):.2f} %, test {100 * top1(result.test):.2f} %, {result.seconds:.0f} s")
 
 
 def folder_of(out: Path, cell: Cell) -> Path:
@@ -150,11 +150,6 @@ def _place_free(value: Any) -> Any:
     return value
 
 
-def top1(scores: dict[str, Any]) -> float:
-    """The share that is compared: top-1, of a union the mean over its sets."""
-    return float(scores.get("balanced", scores["top1"]))
-
-
 def machine() -> str:
     """The machine in one line: processor, cores or graphics card, torch."""
     model = platform.processor() or platform.machine()
@@ -197,7 +192,3 @@ def _time_left(cells: Sequence[Cell], waiting: Sequence[Cell], out: Path) -> str
     usual = mean(seconds for row in taken.values() for seconds in row)
     left = sum(mean(taken[cell.row]) if cell.row in taken else usual for cell in waiting)
     return f"about {time.strftime('%H:%M', time.gmtime(left))} hours left" if left < 86_400 else "more than a day left"
-
-
-def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)

@@ -12,8 +12,9 @@ from statistics import mean, stdev
 from typing import Any, Final
 
 from training.compare.grid import Cell, Grid, Options
-from training.compare.runner import error_of, result_of, top1
+from training.compare.runner import error_of, result_of
 from training.result import RunResult
+from training.scores import top1
 
 PROBE: Final = "linear probe"  # fitted in every run, so it needs no cells of its own
 

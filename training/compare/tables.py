@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 from typing import Any
 
-from training.compare.runner import top1
 from training.compare.summary import PROBE, Group, Outcome, Summary, mean_over_sets, spread
 from training.records import as_csv
 from training.result import RunResult
+from training.scores import top1
 
 NOT_PLANNED = "–"
 

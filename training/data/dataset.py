@@ -61,7 +61,7 @@ class Dataset:
         licence: What the images' licence is, as far as known.
         class_sources: For a union, the set that each class comes from.
         set_texts: For a union, the texts of each class in its own set.
-        has_every_class: Whether every class has to have a training image; a published list may leave some out.
+        may_lack: Labels that need no training image; a published list may leave some classes out.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Dataset:
     licence: str = "unstated"
     class_sources: tuple[str, ...] | None = None
     set_texts: tuple[ClassText, ...] | None = None
-    has_every_class: bool = True
+    may_lack: frozenset[int] = frozenset()
 
     @property
     def class_texts(self) -> tuple[ClassText, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pgn.bundle import write_atomically
 from pgn.errors import DataInvalid
 from training.data.dataset import Dataset, Example
 from training.data.reading import from_array
@@ -107,7 +108,7 @@ def _copy_files(source: Path, target: Path) -> None:
         return
     for pair in FILES.values():
         for name in pair:
-            shutil.copyfile(source / name, target / name)
+            write_atomically(target / name, (source / name).read_bytes())  # another process may be reading it
 
 
 def _examples(split: str, pictures: np.ndarray, labels: list[int]) -> list[Example]:

@@ -90,10 +90,29 @@ def warn_of_absent_classes(dataset: Dataset) -> None:
     for split in SPLITS:
         present = {example.label for example in dataset.split(split)}
         absent = [name for label, name in enumerate(dataset.classes) if label not in present]
-        if absent and (split != "train" or not dataset.has_every_class):
+        if absent and (split != "train" or dataset.may_lack):
             more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
             names = ", ".join(absent[:SHOWN_CLASSES])
             _log.warning("%s, %s: no image of %s%s", dataset.name, split, names, more)
+
+
+def require_a_readable_image(dataset: Dataset, split: SplitName) -> None:
+    """Find out before a training that the split it ends with can be asked at all; reads up to the first good image.
+
+    Raises:
+        DataInvalid: It cannot.
+    """
+    for example in dataset.split(split):
+        try:
+            example.read()
+        except RequestError:
+            continue
+        return
+    raise _no_image(dataset, split)
+
+
+def _no_image(dataset: Dataset, split: SplitName) -> DataInvalid:
+    return DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint="add images to it")
 
 
 def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Images:
@@ -104,7 +123,7 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
             split has no readable image at all.
     """
     examples = dataset.split(split)
-    needed = set(range(len(dataset.classes))) if split == "train" and dataset.has_every_class else set()
+    needed = set(range(len(dataset.classes))) - dataset.may_lack if split == "train" else set()
     if absent := needed - {example.label for example in examples}:
         raise DataInvalid(
             f"{dataset.name}: class {dataset.classes[min(absent)]!r} has no training image",
@@ -119,5 +138,11 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
             hint="the warnings above name the damaged files",
         )
     if not len(images):
-        raise DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint="add images to it")
+        raise _no_image(dataset, split)
+    sources = dataset.class_sources if split == "train" else None
+    if sources and (silent := set(sources) - {sources[label] for label in images.labels.tolist()}):
+        raise DataInvalid(
+            f"{dataset.name}: {min(silent)} has no readable training image",
+            hint="leave that set out, or mend its images",
+        )
     return images

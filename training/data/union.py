@@ -51,8 +51,17 @@ def union(datasets: Sequence[Dataset]) -> Dataset:
         licence="; ".join(f"{dataset.name}: {dataset.licence}" for dataset in datasets),
         class_sources=tuple(dataset.name for dataset in datasets for _ in dataset.classes),
         set_texts=tuple(text for dataset in datasets for text in dataset.class_texts),
-        has_every_class=all(dataset.has_every_class for dataset in datasets),
+        may_lack=_may_lack(datasets),
     )
+
+
+def _may_lack(datasets: Sequence[Dataset]) -> frozenset[int]:
+    labels: set[int] = set()
+    offset = 0
+    for dataset in datasets:
+        labels |= {label + offset for label in dataset.may_lack}
+        offset += len(dataset.classes)
+    return frozenset(labels)
 
 
 def _joined(datasets: Sequence[Dataset], split: SplitName) -> tuple[Example, ...]:

@@ -39,6 +39,7 @@ _READ_WITH: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "crop": {"encoder": ("mlp",)},
     "hidden": {"encoder": ("mlp",), "projection": ("mlp",)},
     "library_size": {"library": ("latent", "rgb")},
+    "library_rate": {"library": ("latent", "rgb")},
     "shift": {"augment": ("small",)},
     "flip": {"augment": ("small", "paper")},
 }
@@ -52,7 +53,7 @@ def without_effect(config: TrainConfig, said: Iterable[str]) -> list[str]:
     idle = [name for name in said if name in foreign]
     lines = [f"{', '.join(map(_flag, idle))}; --method {config.method} does not read them"] if idle else []
     for name in said:
-        readers = _READ_WITH.get(name, {})
+        readers = {other: values for other, values in _READ_WITH.get(name, {}).items() if other not in foreign}
         if name not in idle and readers and not any(getattr(config, other) in readers[other] for other in readers):
             values = [f"{_flag(other)} {value}" for other in readers for value in readers[other]]
             lines.append(f"{_flag(name)}; it is read with {' or '.join(values)}")

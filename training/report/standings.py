@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgn.bundle import Manifest
-from training.compare.runner import top1
 from training.result import RunResult
+from training.scores import top1
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
         flip=entry.flip,
         template=entry.template,
         licence=entry.licence,
-        has_every_class=entry.has_every_class,
+        may_lack=frozenset() if entry.has_every_class else frozenset(range(len(parts.classes))),
     )
 
 
