@@ -130,7 +130,7 @@ def usual_encoder_rate(method: str, encoder_first: int) -> float:
     """The encoder's learning rate if none is given: alone, among prompts, or there after it has learned alone."""
     if method == "encoder":
         return ENCODER_ALONE_RATE
-    return ENCODER_RATE / 4 if encoder_first else ENCODER_RATE
+    return ENCODER_RATE / 4 if method == "pgn" and encoder_first else ENCODER_RATE
 
 
 def open_images(config: TrainConfig) -> Dataset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -400,3 +402,12 @@ class TestWriting:
         with pytest.raises(OSError, match="No space left"):
             write_atomically(path, b"new")
         assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("index.json", b"old")]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Pods that share a volume may have the same process number, as threads have."""
+    path, contents = tmp_path / "file", [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(write_atomically, path), contents * 5))
+    assert path.read_bytes() in contents
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

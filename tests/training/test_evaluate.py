@@ -12,12 +12,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pgn.bundle import read_bundle
-from pgn.errors import UsageError
-from tests.toys import make_bundle
+from pgn.errors import ArtefactError, UsageError
+from tests.toys import make_backbone, make_bundle
 from training.config import TrainConfig
-from training.evaluate import confusion_matrix, evaluate
+from training.evaluate import Report, confusion_matrix, draw_confusion, evaluate
 from training.loop import train
 from training.result import read_result
+from training.scores import Scores
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -114,3 +115,40 @@ def test_a_row_of_the_confusion_matrix_is_a_true_class() -> None:
     """Two images of class 0, one answered 1."""
     matrix = confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_weights_are_not_asked_on_another_backbone(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Of the same shape they would load, and answer nonsense."""
+    config = make_config(method="vpt-deep", epochs=1)
+    train(config)
+    make_backbone(tmp_path / "other", seed=5)
+    with pytest.raises(ArtefactError, match=r"was trained on backbone .*, not on"):
+        evaluate(config.out, out=tmp_path / "eval", backbone=tmp_path / "other")
+
+
+def test_input_independent_prompts_are_trained_for_a_pgn_that_went_on_from_another(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """They have nothing to go on from."""
+    first = train(make_config(out=tmp_path / "first", epochs=1))
+    second = train(make_config(out=tmp_path / "second", epochs=1, start_from=[first]))
+    assert "iip" in evaluate(second, out=tmp_path / "eval", train_iip=True).scores
+
+
+def test_input_independent_prompts_of_other_classes_are_refused(
+    make_config: MakeConfig, class_folders: Path, tmp_path: Path
+) -> None:
+    """In one line, before anything is asked."""
+    config = make_config(method="iip", dataset=[f"folder:{class_folders}"], out=tmp_path / "iip", epochs=1)
+    with pytest.raises(UsageError, match=r"the images have the classes 0, 1, .* knows cat, dog"):
+        evaluate(train(make_config(epochs=1)), out=tmp_path / "eval", iip=train(config))
+
+
+def test_of_very_many_classes_the_picture_has_only_colours(tmp_path: Path) -> None:
+    """A name for each of a thousand would make it 45,000 pixels wide."""
+    classes = tuple(f"class {number}" for number in range(1000))
+    scores = {"pgn": Scores(images=1000, top1=1.0, top5=1.0, loss=0.0, balanced=1.0)}
+    report = Report("many.pgn", "test", classes, scores, torch.eye(1000, dtype=torch.int64))
+    draw_confusion(report, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert max(image.size) < 4000

@@ -55,3 +55,12 @@ class TestTextHead:
         start_head(setting)
         assert texts[7:] == ["one 7", "one 8", "one 9", "one 7", "one cat"]
         assert setting.template == "one {}"
+
+
+def test_a_state_that_is_loaded_leaves_the_probe_alone(make_config: MakeConfig) -> None:
+    """The head starts as the probe; what another run has learned is written into the head, not into the yardstick."""
+    setting = prepare(make_config())
+    before = setting.probe.head().weight.clone()
+    head = start_head(setting)
+    head.load_state_dict({name: tensor + 1 for name, tensor in head.state_dict().items()})
+    assert torch.equal(setting.probe.head().weight, before)

@@ -68,10 +68,24 @@ def test_the_manifest_tells_where_a_bundle_comes_from(make_config: MakeConfig) -
 
 
 def test_the_profile_is_the_mean_mixture(make_config: MakeConfig) -> None:
-    """Its shares sum to 1."""
-    profile = read_bundle(train(make_config())).tensors["profile.mixture"]
-    assert profile.shape == (6,)
-    assert profile.sum() == pytest.approx(1, abs=1e-5)
+    """Over the prompts of all training images: what drift is measured from."""
+    config = make_config()
+    bundle = read_bundle(train(config))
+    setting = prepare(config)
+    predictor = Predictor(setting.backbone, bundle)
+    inputs = setting.backbone.normalise(setting.train.pixels(torch.arange(len(setting.train))))
+    with torch.no_grad():
+        expected = predictor.generator.mixture(inputs).mean((0, 1))
+    assert bundle.tensors["profile.mixture"] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"keep": 0.5}, {"augment": "none"}, {"shift": 0.5}])
+def test_a_step_sees_what_the_config_says(make_config: MakeConfig, tmp_path: Path, option: dict[str, Any]) -> None:
+    """A share of the patches, changed or unchanged images: other losses from the first epoch on."""
+    usual, other = (make_config(epochs=1, out=tmp_path / name) for name in ("usual", "other"))
+    train(usual)
+    train(other.model_copy(update=option))
+    assert _log(usual.out)[0]["train_loss"] != _log(other.out)[0]["train_loss"]
 
 
 def test_input_independent_prompts_go_the_same_way(make_config: MakeConfig) -> None:

@@ -35,6 +35,21 @@ def test_the_folded_head_answers_as_scikit_learn_does(num_classes: int) -> None:
 
 
 def test_validation_chooses_the_strength() -> None:
+    """The one that scikit-learn, asked with each, finds best on the validation images."""
+    (train, labels), (val, val_labels) = _blobs(7, 60, 1), _blobs(7, 700, 2)
+    scaler = StandardScaler().fit(train.double())
+    theirs = [
+        LogisticRegression(C=strength, max_iter=300)
+        .fit(scaler.transform(train.double()), labels)
+        .score(scaler.transform(val.double()), val_labels)
+        for strength in STRENGTHS
+    ]
+    best = STRENGTHS[int(np.argmax(theirs))]
+    assert best not in (STRENGTHS[0], STRENGTHS[-1]), "or nothing would be chosen"
+    assert fit_probe(train, labels, val, val_labels, num_classes=7).strength == best
+
+
+def test_of_equal_strengths_the_strongest_regularisation_is_taken() -> None:
     """Of equal ones the strongest regularisation: with clear-cut classes, the smallest C."""
     rows = torch.tensor([[-1.0], [1.0]]).repeat(20, 1)
     labels = torch.tensor([0, 1]).repeat(20)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pgn.bundle import read_bundle
-from pgn.errors import DataInvalid
+from pgn.errors import DataInvalid, UsageError
 from training import robustness
 from training.config import TrainConfig
 from training.corruptions import CORRUPTIONS, STRENGTHS
@@ -82,3 +83,26 @@ def test_tables_take_the_mean_over_seeds_and_kinds() -> None:
     page = as_markdown(found, command="me")
     assert "| pgn | 90.00 | 40.00 | 30.00 | 20.00 | 30.00 | 33.3 % |" in page
     assert "| gaussian noise | 20.00 |" in page
+
+
+def test_no_image_is_one_clear_line(tmp_path: Path) -> None:
+    """No traceback, and no image dropped in silence."""
+    with pytest.raises(SystemExit, match="0 images cannot be asked about"):
+        main([str(tmp_path / "any.safetensors"), "--out", str(tmp_path), "--most", "0"])
+
+
+def test_a_mean_is_taken_over_nothing_but_seeds(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Two bundles of one method that learned otherwise are no two seeds of one thing."""
+    bundles = [train(make_config(out=tmp_path / str(keep), keep=keep, epochs=1)) for keep in (0.5, 1.0)]
+    with pytest.raises(UsageError, match=r"differs from .* in keep: no mean is taken over these"):
+        measure(bundles)
+
+
+def test_images_whose_classes_have_changed_are_refused(
+    make_config: MakeConfig, class_folders: Path, tmp_path: Path
+) -> None:
+    """A class more shifts the labels of those behind it."""
+    bundle = train(make_config(dataset=[f"folder:{class_folders}"], out=tmp_path / "run", epochs=1))
+    shutil.copytree(class_folders / "cat", class_folders / "bird")
+    with pytest.raises(UsageError, match="knows other classes than"):
+        measure([bundle])

@@ -75,9 +75,7 @@ def test_what_a_checkpoint_was_made_with_has_to_be_there_still(make_config: Call
     optimizer = torch.optim.AdamW(model.parameters())
     folder.save(Progress(step=3), model, optimizer, {"backbone": "a", "train": "b", "val": "c"})
     assert folder.resume(model, optimizer, {"backbone": "a", "train": "b", "val": "c"}).step == 3
-    with pytest.raises(
-        UsageError, match="changed: the backbone is another, other validation images"
-    ):
+    with pytest.raises(UsageError, match="changed: the backbone is another, other validation images"):
         folder.resume(model, optimizer, {"backbone": "x", "train": "b", "val": "x"})
 
 

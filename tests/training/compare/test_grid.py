@@ -139,3 +139,9 @@ def test_an_unknown_grid_lists_the_shipped_ones() -> None:
     """Whoever mistypes a name sees it."""
     with pytest.raises(UsageError, match="ablations, all-methods, encoder-first, fractions"):
         find_grid("al-methods")
+
+
+def test_a_list_of_one_set_is_no_union(write_grid: Callable[[str], Path]) -> None:
+    """It counts in the means as if it stood alone."""
+    grid = read_grid(write_grid('title = "One"\n[sets.digits]\ndataset = ["digits"]\n[methods.pgn]\n'))
+    assert grid.sets["digits"].dataset == "digits"

@@ -76,7 +76,7 @@ def test_a_full_disk_is_one_line_too(copy: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(module, "DEBIAN_FOLDER", Path("nowhere"))
     monkeypatch.setattr(module, "_fetch_debian_package", lambda target: module._copy_files(copy, target))
-    monkeypatch.setattr(module.shutil, "copyfile", fill)
+    monkeypatch.setattr(module, "write_atomically", fill)
     with pytest.raises(DiskFull, match=r"no room left to write into .*elsewhere/fashion-mnist"):
         fashion_mnist(tmp_path / "elsewhere")
 

@@ -16,7 +16,8 @@ from pgn.images import read_square
 from training.data import images as module
 from training.data.dataset import Dataset, Example
 from training.data.folder import folder
-from training.data.images import load_split, warn_of_absent_classes
+from training.data.images import load_split, require_a_readable_image, warn_of_absent_classes
+from training.data.union import union
 
 PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -112,3 +113,22 @@ def test_a_picture_of_a_hundred_megapixels_is_skipped_unread(
     with caplog.at_level(logging.WARNING):
         assert len(load_split(folder(class_folders), "train", PREPROCESS)) == 13
     assert f"skipped {name}: the image is 10000 x 10000 pixels; the limit is 50,000,000" in caplog.text
+
+
+def test_a_set_of_a_union_without_a_readable_image_is_named(class_folders: Path) -> None:
+    """Also one that may lack classes: an epoch draws from every set."""
+    pets = folder(class_folders)
+    sparse = replace(pets, name="sparse", train=(), may_lack=frozenset({0, 1}))
+    with pytest.raises(DataInvalid, match="sparse has no readable training image"):
+        load_split(union([pets, sparse]), "train", PREPROCESS)
+
+
+def test_a_split_that_cannot_be_asked_is_found_by_reading_up_to_a_good_image(class_folders: Path) -> None:
+    """Before a night of training, not after it."""
+    dataset = folder(class_folders)
+    for number, example in enumerate(dataset.test):
+        require_a_readable_image(dataset, "test")
+        (class_folders / example.name).write_bytes(b"no image")
+        assert number < len(dataset.test)
+    with pytest.raises(DataInvalid, match="the test split has no readable image"):
+        require_a_readable_image(dataset, "test")

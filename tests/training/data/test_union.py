@@ -57,3 +57,10 @@ def test_sets_of_one_name_are_numbered() -> None:
     """Everyone calls a folder `images`; a number that is taken already is left out."""
     sets = [replace(digits(), name=name) for name in ("ok", "ok", "ok-2", "ok", "other")]
     assert [found.name for found in with_distinct_names(sets)] == ["ok", "ok-3", "ok-2", "ok-4", "other"]
+
+
+def test_what_one_set_may_lack_another_may_not(class_folders: Path) -> None:
+    """A published list that leaves classes out excuses its own classes alone."""
+    sparse = replace(digits(), may_lack=frozenset(range(10)))
+    assert union([sparse, folder(class_folders)]).may_lack == frozenset(range(10))
+    assert union([folder(class_folders), sparse]).may_lack == frozenset(range(2, 12))
