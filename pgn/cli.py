@@ -177,7 +177,7 @@ def train(
         typer.Option(help="A rate for each step, or the paper's for each epoch.", rich_help_panel=LEARNING),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Decoupled, of encoder and head.", rich_help_panel=LEARNING)
+        float | None, typer.Option(help="Of all that learns but tokens and prompts.", rich_help_panel=LEARNING)
     ] = None,
     clip_norm: Annotated[
         float | None, typer.Option(help="Longest gradient; longer ones are scaled down.", rich_help_panel=LEARNING)

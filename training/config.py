@@ -201,7 +201,7 @@ def _option(place: tuple[int | str, ...]) -> str:
 
 
 def command(config: TrainConfig) -> str:
-    """The `pgn train` command that makes this config, whatever the defaults become."""
+    """The `pgn train` command that makes this config: the whole recipe, and what else is not as by default."""
     words = ["pgn", "train"]
     fields = {**config.model_dump(exclude={"recipe"}, mode="json"), **config.recipe.model_dump(mode="json")}
     shown = {"dataset", "method", "out", "seed", *Recipe.model_fields}

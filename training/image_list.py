@@ -1,7 +1,7 @@
 """Which images a run is of: their names and labels, so that it is never gone on with on others.
 
 Nothing is decoded, and nothing depends on the place: a run's folder may go to another machine, where the images lie
-elsewhere. A picture that is replaced under its name is not noticed.
+elsewhere. A picture that is replaced under its name is noticed by the checkpoint, which holds a digest of the pixels.
 """
 
 from __future__ import annotations

@@ -31,7 +31,11 @@ class TrainingMetrics:
             return Gauge(f"pgn_training_{name}", text, labels, registry=registry)
 
         self._loss = gauge("loss", "Mean cross-entropy of the epoch so far, or of the last validation.", "split")
-        self._accuracy = gauge("accuracy", "Top-1 of the epoch so far, or of the last validation, 0..1.", "split")
+        self._accuracy = gauge(
+            "accuracy",
+            "Top-1 of the epoch so far, or of the last validation (of a union the mean over its sets), 0..1.",
+            "split",
+        )
         self._step = gauge("step", "Optimiser steps done.")
         self._epoch = gauge("epoch", "Epochs finished.")
         self._speed = gauge("images_per_second", "Training images a second, over the epoch so far.")

@@ -64,10 +64,9 @@ class Watch:
         if self._metrics:
             self._metrics.epoch(progress)
         if self._board:
-            for name in ("loss", "top1"):
-                both = {split: record[f"{split}_{name}"] for split in ("train", "val")}
-                for split, value in both.items():
-                    self._board.add_scalar(f"{name}/{split}", value, record["epoch"])
+            for name, key in (("loss/train", "train_loss"), ("loss/val", "val_loss"), ("top1/train", "train_top1")):
+                self._board.add_scalar(name, record[key], record["epoch"])
+            self._board.add_scalar("top1/val", record["val_balanced"], record["epoch"])  # what chooses the epoch
             self._board.flush()
 
     def __enter__(self) -> Self:

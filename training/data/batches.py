@@ -11,7 +11,7 @@ def epoch_batches(groups: Tensor, batch_size: int, *, seed: int, epoch: int, par
 
     Every group (data set of a union) gives the same number of images, so a small set is not drowned by a large one:
     a large group is sampled without repetition, a small one is repeated whole before any image comes again. With one
-    group, every image comes exactly once.
+    group, every image comes exactly once, but for those of a last step that is dropped (`parts`).
 
     Args:
         groups: (M) int64 group of each image, from 0 without gaps.
