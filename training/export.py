@@ -21,7 +21,7 @@ from pgn.method.generator import Generator, PromptGenerator
 from pgn.method.head import Head
 from training.calibration import UNKNOWN_PERCENTILE, fit_temperature, unknown_threshold
 from training.config import TrainConfig, command
-from training.data.images import load_split
+from training.data.images import load_split, warn_of_shared
 from training.disk import clear_disk_errors
 from training.features import EVAL_BATCH, plain_features
 from training.heads import start_head
@@ -40,6 +40,7 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
     """Score `model`, which carries its best epoch's weights, and write its bundle or weights into the run's folder."""
     config, method, head = setting.config, METHODS[setting.config.method], model.head.plain()
     test = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
+    warn_of_shared(setting.dataset, setting.train, test, "test")
     sources = setting.dataset.class_sources
     logits = logits_of(setting.backbone, model.adapter, head, setting.val)
     tested = logits_of(setting.backbone, model.adapter, head, test)

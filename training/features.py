@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
@@ -27,7 +29,7 @@ def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Ten
     """
     digest = hashlib.sha256(f"{backbone.digest} {images.digest}".encode())
     path = cache / f"{digest.hexdigest()[:32]}.safetensors"
-    if path.exists():
+    with suppress(FileNotFoundError, SafetensorError, KeyError):  # a damaged one is made again
         return load(path.read_bytes())["features"]
     parts = torch.arange(len(images)).split(EVAL_BATCH)
     bar = tqdm(parts, "frozen features", unit="batch", delay=BAR_AFTER_SECONDS, disable=None)

@@ -95,6 +95,8 @@ def _train(setting: Setting, fabric: Fabric, tensorboard: bool, metrics_port: in
     peaks = [group["lr"] for group in optimizer.param_groups]
     seen = {"backbone": setting.backbone.digest, "train": setting.train.digest, "val": setting.val.digest}
     progress = run.resume(model, optimizer, seen)
+    if progress.step:
+        say(f"goes on from step {progress.step}, epoch {len(progress.history) + 1}", shown=first)
     for line in starts_of(model, setting):
         say(line, shown=first and not progress.step)
 
@@ -214,8 +216,9 @@ def find_gradients(
 def overflow(what: str, step: int) -> SetupError:
     """The error of a run that has diverged in that step, counted from 0."""
     return SetupError(
-        f"{what} step {step + 1}; the last checkpoint is kept",
-        hint="lower the rates, e.g. --library-rate, and give another --out",
+        f"{what} step {step + 1}",
+        hint="the same command tries again from its last checkpoint; if it ends there too, lower the rates, e.g. "
+        "--library-rate, and give another --out",
     )
 
 

@@ -42,7 +42,7 @@ def clear_memory_errors(config: TrainConfig) -> Iterator[None]:
             raise
         size, parts = config.recipe.batch_size, config.accumulate
         raise OutOfMemory(
-            f"no memory left for micro-batches of {size} images",
+            f"no memory left, with micro-batches of {size} images",
             hint="free some and run the same command again: it goes on from its last step; or take smaller ones with "
             f"another --out, e.g. --batch-size {max(2, size // 2)} --accumulate {2 * parts}",
         ) from error

@@ -14,7 +14,7 @@ from pgn.errors import DataInvalid, UsageError
 from pgn.method.backbone import FrozenBackbone, load_backbone
 from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
-from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes
+from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.features import plain_features
 from training.probe import LinearProbe, fit_probe
 from training.result import finished_bundle
@@ -87,6 +87,8 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
         warn_of_absent_classes(dataset)
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
     require_a_readable_image(dataset, "test")
+    if is_first_process():
+        warn_of_shared(dataset, train, val, "val")
     features = plain_features(backbone, val, config.cache)
     learned = plain_features(backbone, train, config.cache)
     probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))

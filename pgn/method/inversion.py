@@ -69,6 +69,20 @@ class PromptedImages:
         return to_8_bit(self.pixels())
 
 
+def require_whole_rows(count: int, grid: int) -> None:
+    """Whether that many prompts can stand below an image of `grid` patches a row.
+
+    Raises:
+        UsageError: They do not fill whole rows, or more rows than the image has.
+    """
+    if count % grid or count > grid * grid:
+        below = min(max(count // grid, 1), grid - 1)
+        raise UsageError(
+            f"{count} prompts do not fill whole rows of {grid} patches, up to {grid} rows",
+            hint=f"train with --num-prompts {below * grid} or {(below + 1) * grid}",
+        )
+
+
 class Inversion:
     """Writes prompts into images.
 
@@ -86,13 +100,7 @@ class Inversion:
     """
 
     def __init__(self, backbone: FrozenBackbone, generator: Generator) -> None:
-        count, grid = generator.spec.num_prompts, backbone.grid
-        if count % grid or count > grid * grid:
-            below = min(max(count // grid, 1), grid - 1)
-            raise UsageError(
-                f"{count} prompts do not fill whole rows of {grid} patches, up to {grid} rows",
-                hint=f"train with --num-prompts {below * grid} or {(below + 1) * grid}",
-            )
+        require_whole_rows(generator.spec.num_prompts, backbone.grid)
         self._projection = projection_of(backbone)
         self.inverse = PatchInverse(self._projection)
         self.exact = isinstance(generator, PromptGenerator) and isinstance(generator.library, RGBLibrary)

@@ -269,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_with_a_clear_line(
 ) -> None:
     """Before anything has moved."""
     _fail_once(monkeypatch, 3, lambda logits: logits * float("nan"))
-    with pytest.raises(SetupError, match=r"the loss is nan at step 3; the last checkpoint is kept.*lower the rates"):
+    with pytest.raises(SetupError, match=r"the loss is nan at step 3 \(the same command tries again.*lower the rates"):
         train(make_config())
 
 
@@ -281,7 +281,7 @@ HUGE = {"library_rate": 1e30, "encoder_rate": 1e30, "head_rate": 1e30, "warmup":
 def test_a_last_step_that_overflows_is_no_result(make_config: MakeConfig, method: str, epochs: int) -> None:
     """An epoch is one step here, so no further loss would tell; and no checkpoint starts the next run from NaN."""
     config = make_config(method=method, epochs=epochs, **HUGE)
-    with pytest.raises(SetupError, match=r"after step 1; the last checkpoint is kept.*lower the rates"):
+    with pytest.raises(SetupError, match=r"after step 1 \(the same command tries again.*lower the rates"):
         train(config)
     assert not (config.out / "result.json").exists()
     assert not (config.out / "checkpoint.pt").exists()
@@ -411,7 +411,7 @@ def test_class_prototypes_stay_what_they_were(make_config: MakeConfig) -> None:
 
 def test_class_texts_need_a_text_tower(make_config: MakeConfig) -> None:
     """The embedded backbone has none; the message names the way out."""
-    with pytest.raises(BackboneInvalid, match=r"text\.safetensors.*train with a linear head"):
+    with pytest.raises(BackboneInvalid, match=r"text\.safetensors.*train with --head linear"):
         train(make_config(head="text"))
 
 

@@ -115,7 +115,7 @@ def class_texts(folder: Path, classes: Sequence[str], template: str) -> tuple[Te
     if not path.exists():
         raise BackboneInvalid(
             f"{folder} holds no {TEXT_FILE}, so it cannot name classes by text",
-            hint="train with a linear head, or make the folder by `pgn backbone fetch`",
+            hint="train with --head linear, or make the folder by `pgn backbone fetch`",
         )
     with safe_open(path, framework="pt") as file:
         model = (file.metadata() or {}).get(_MODEL_KEY, "")

@@ -39,6 +39,7 @@ class Images:
         labels: (M) int64 class indices.
         digest: SHA-256 over all pixels, in order. Taken while they are decoded: a split that is not kept would have
             to be decoded once more for it.
+        names: Of each image, by a digest of its pixels.
     """
 
     def __init__(self, examples: Sequence[Example], preprocess: Preprocess, name: str) -> None:
@@ -48,6 +49,7 @@ class Images:
         cache = np.empty(shape, np.uint8) if math.prod(shape) <= CACHE_LIMIT_BYTES else None
         readable: list[Example] = []
         digest = hashlib.sha256()
+        self.names: dict[bytes, str] = {}
         decoded = in_waves(self._threads, self._try_decode, examples)
         bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None)
         for example, pixels in zip(examples, bar, strict=True):
@@ -55,7 +57,9 @@ class Images:
                 if cache is not None:
                     cache[len(readable)] = pixels
                 readable.append(example)
-                digest.update(pixels.tobytes())
+                data = pixels.tobytes()
+                digest.update(data)
+                self.names[hashlib.sha256(data).digest()] = example.name
         self.digest = digest.hexdigest()
         self._examples = readable
         self._cache = None if cache is None else torch.from_numpy(cache)
@@ -96,23 +100,41 @@ def warn_of_absent_classes(dataset: Dataset) -> None:
             _log.warning("%s, %s: no image of %s%s", dataset.name, split, names, more)
 
 
+def warn_of_shared(dataset: Dataset, learned: Images, asked: Images, split: SplitName) -> None:
+    """One line if pictures of `asked`, the images of that split, are training images too, as the ViT sees them.
+
+    Within one set that is its maker's doing; in a union the split of one set may hold another's training images.
+    """
+    if shared := [asked.names[digest] for digest in asked.names.keys() & learned.names.keys()]:
+        names = ", ".join(sorted(shared)[:SHOWN_CLASSES])
+        _log.warning(
+            "%s, %s: %d of %d pictures are training images too, so its accuracy is too good: %s%s",
+            *(dataset.name, split, len(shared), len(asked), names, ", …" if len(shared) > SHOWN_CLASSES else ""),
+        )
+
+
 def require_a_readable_image(dataset: Dataset, split: SplitName) -> None:
     """Find out before a training that the split it ends with can be asked at all; reads up to the first good image.
 
     Raises:
         DataInvalid: It cannot.
     """
+    reason = ""
     for example in dataset.split(split):
         try:
             example.read()
-        except RequestError:
+        except RequestError as error:
+            reason = reason or f"{example.name}: {error.message}"
             continue
         return
-    raise _no_image(dataset, split)
+    raise _no_image(dataset, split, reason)
 
 
-def _no_image(dataset: Dataset, split: SplitName) -> DataInvalid:
-    return DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint="add images to it")
+def _no_image(dataset: Dataset, split: SplitName, reason: str = "") -> DataInvalid:
+    hint = (
+        f"the first one, {reason}" if reason else "the warnings above say why" if dataset.split(split) else "add some"
+    )
+    return DataInvalid(f"{dataset.name}: the {split} split has no readable image", hint=hint)
 
 
 def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Images:
@@ -135,7 +157,7 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
     if damaged := needed - set(images.labels.tolist()):
         raise DataInvalid(
             f"{dataset.name}: class {dataset.classes[min(damaged)]!r} has no readable training image",
-            hint="the warnings above name the damaged files",
+            hint="the warnings above say why; images over 50 megapixels have to be shrunk",
         )
     if not len(images):
         raise _no_image(dataset, split)

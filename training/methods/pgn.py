@@ -10,6 +10,7 @@ from torch import Tensor
 from pgn.bundle import GeneratorSpec
 from pgn.errors import UsageError
 from pgn.method.generator import DirectGenerator, PromptGenerator, build_generator
+from pgn.method.inversion import require_whole_rows
 from pgn.method.library import RGBLibrary
 from pgn.method.projection import projection_of
 from training.config import ENCODER_ALONE_RATE
@@ -70,6 +71,8 @@ class PromptGeneration(Method):
         these (`warm_start`).
         """
         spec, backbone = generator_spec(setting), setting.backbone
+        if spec.library == "rgb":
+            require_whole_rows(spec.num_prompts, backbone.grid)  # pixels have no other use
         generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
         if isinstance(generator, PromptGenerator):
             if isinstance(generator.library, RGBLibrary):

@@ -16,7 +16,7 @@ from pgn.images import read_square
 from training.data import images as module
 from training.data.dataset import Dataset, Example
 from training.data.folder import folder
-from training.data.images import load_split, require_a_readable_image, warn_of_absent_classes
+from training.data.images import load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.data.union import union
 
 PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -132,3 +132,16 @@ def test_a_split_that_cannot_be_asked_is_found_by_reading_up_to_a_good_image(cla
         assert number < len(dataset.test)
     with pytest.raises(DataInvalid, match="the test split has no readable image"):
         require_a_readable_image(dataset, "test")
+
+
+def test_pictures_that_were_learned_from_are_told(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a union the test split of one set may hold what another trains on; nothing else would say so."""
+    pets = folder(class_folders)
+    learned, asked = (load_split(pets, split, PREPROCESS) for split in ("train", "test"))
+    warn_of_shared(pets, learned, asked, "test")
+    assert not caplog.messages
+    mixed = load_split(replace(pets, test=(*pets.test, *pets.train[:2])), "test", PREPROCESS)
+    warn_of_shared(pets, learned, mixed, "test")
+    names = ", ".join(sorted(example.name for example in pets.train[:2]))
+    said = f"my-pets, test: 2 of 6 pictures are training images too, so its accuracy is too good: {names}"
+    assert caplog.messages == [said]

@@ -156,3 +156,10 @@ class TestHeads:
         head = start_head(make_setting("clip", head=kind, train_head=train_head))
         assert [parameter.requires_grad for parameter in head.parameters()] == [learns]
         assert head.plain().spec.kind == kind
+
+
+def test_a_library_of_pixels_needs_whole_rows(make_setting: Callable[..., Setting]) -> None:
+    """It has no other use than to be written into images; told before training, not after it."""
+    setting = make_setting(library="rgb", num_prompts=3)
+    with pytest.raises(UsageError, match=r"3 prompts do not fill whole rows of 4 patches.*--num-prompts 4 or 8"):
+        METHODS["pgn"].start(setting)

@@ -350,7 +350,10 @@ def _vtab() -> Iterator[Entry]:
         has_every_class: bool = True,
     ) -> Entry:
         read = partial(read_task, lists=lists, classes=classes, names=names, source=source, source_folder=at)
-        get = f"let get_vtab1k.py of https://github.com/ZhangYuanhan-AI/NOAH write {{folder}}/{lists}"
+        get = (
+            "run data/vtab-source/get_vtab1k.py of https://github.com/ZhangYuanhan-AI/NOAH in its folder (needs "
+            f"TensorFlow Datasets; makes all 19 tasks), and move what it makes, so that there is {{folder}}/{lists}"
+        )
         drawn = f"else our own draw from {at}" if source else "only from the lists"
         return Entry(
             f"vtab-{name}", title, "VTAB-1k", ("vtab-1k",), read,
