@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pgn import __version__
-from pgn.bundle import BackboneRef, Manifest, write_atomically, write_bundle
-from pgn.errors import ArtefactError, one_line
+from pgn.bundle import BackboneRef, Manifest, read_bundle, write_atomically, write_bundle
+from pgn.errors import ArtefactError, PgnError, one_line
 from pgn.method.generator import Generator, PromptGenerator
 from pgn.method.head import Head
 from training.calibration import UNKNOWN_PERCENTILE, fit_temperature, unknown_threshold
@@ -29,7 +30,7 @@ from training.methods import METHODS
 from training.methods.prompted import PromptedAdapter
 from training.model import AdaptedClassifier
 from training.result import WEIGHTS_FILE, RunResult, backbone_parameters, count_parameters, read_result
-from training.run import Progress
+from training.run import Progress, config_of_bundle
 from training.scores import logits_of, score
 from training.setting import Setting
 
@@ -139,9 +140,16 @@ def _write_bundle(setting: Setting, model: AdaptedClassifier, head: Head, logits
         licence=setting.dataset.licence,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    for earlier in setting.config.out.glob(f"{result.dataset}.*.safetensors"):  # of a try that could not be finished
-        earlier.unlink()
+    _remove_earlier_tries(setting.config, result.dataset)
     return write_bundle(setting.config.out, manifest, _tensors(setting, generator, head))
+
+
+def _remove_earlier_tries(config: TrainConfig, dataset: str) -> None:
+    """Of this very run, whose last write failed; whatever else lies in the folder stays."""
+    for path in config.out.glob(f"{dataset}.*.safetensors"):
+        with suppress(PgnError):
+            if config_of_bundle(read_bundle(path)) == config:
+                path.unlink()
 
 
 def _metrics(result: RunResult) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         result = read_result(config.out)
         if not result:
             read_spec(config.backbone)  # a mistyped one is told before there is a folder
-        RunFolder(config, dataset, writes=shown)  # one of another config is told before anything is done
+        run = RunFolder(config, dataset, writes=shown)  # one of another config is told before anything is done
         if result:
             say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=shown)
             return outcome(config.out, result)
@@ -78,15 +78,16 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
         say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=shown)
         first = METHODS[config.method].first(config)
-        if first and not read_result(first.out):
-            say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=shown)
-            _train(replace(setting, config=first), fabric, tensorboard, metrics_port)
-        return _train(setting, fabric, tensorboard, metrics_port)
+        if first:
+            run_first = RunFolder(first, dataset, writes=shown)  # also a finished one has to be of this config
+            if not read_result(first.out):
+                say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=shown)
+                _train(replace(setting, config=first), run_first, fabric, tensorboard, metrics_port)
+        return _train(setting, run, fabric, tensorboard, metrics_port)
 
 
-def _train(setting: Setting, fabric: Fabric, tensorboard: bool, metrics_port: int | None) -> Path:
+def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, metrics_port: int | None) -> Path:
     config, recipe, first = setting.config, setting.config.recipe, fabric.is_global_zero
-    run = RunFolder(config, setting.dataset, writes=first)
     if config.compile:
         compile_blocks(setting.backbone)
     torch.manual_seed(config.seed)

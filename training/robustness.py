@@ -36,8 +36,7 @@ from training.setting import prepare
 
 CLEAN = "clean"
 _OTHER = "give --data-dir with the images that it was trained on"
-_PLACES = {"out", "name", "data_dir", "cache", "backbone"}
-_DECIDES = TrainConfig.model_fields.keys() - _PLACES - {"seed"}  # of two runs whose accuracies may be averaged
+_OF_A_SEED = {"seed", "out", "name", "data_dir", "cache", "backbone", "start_from"}  # may differ where a mean is taken
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def measure(
         images = (config.dataset, bundle.manifest.backbone.digest, config.limit, config.limit_val, config.fraction)
         by_images.setdefault(images, []).append(bundle)
         first = by_method.setdefault((config.dataset, config.method), config)
-        if differing := [name for name in _DECIDES if getattr(first, name) != getattr(config, name)]:
+        if differing := _differing(first, config):
             raise UsageError(
                 f"{path} differs from {first.out} in {', '.join(differing)}: no mean is taken over these",
                 hint="ask about them one after the other",
@@ -91,16 +90,21 @@ def measure(
     ]
 
 
+def _differing(one: TrainConfig, other: TrainConfig) -> list[str]:
+    names = [name for name in TrainConfig.model_fields if name not in _OF_A_SEED]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
 @torch.inference_mode()
 def _measure_set(config: TrainConfig, bundles: Sequence[Bundle], most: int | None) -> Iterable[Measured]:
     """Of bundles that share the images and the backbone of this config."""
     setting = prepare(config)
-    images = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    chosen = order[:most].sort().values
     for bundle in bundles:
         if bundle.manifest.classes != setting.dataset.classes:
             raise UsageError(f"{bundle.version} knows other classes than {setting.dataset.name} has", hint=_OTHER)
+    images = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    chosen = order[:most].sort().values
     predictors = [Predictor(setting.backbone, bundle) for bundle in bundles]
     probe = setting.probe.head().to(setting.device)
     views = [(CLEAN, 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]

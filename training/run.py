@@ -128,10 +128,10 @@ class RunFolder:
     def __init__(self, config: TrainConfig, dataset: Dataset, *, writes: bool = True) -> None:
         self.path = config.out
         self._writes = writes
-        self._config = config.model_dump(mode="json", exclude={"out"})
-        self._images = ImageList.of(dataset)
         if not writes:
             return
+        self._config = config.model_dump(mode="json", exclude={"out"})
+        self._images = ImageList.of(dataset)
         if (self.path / CONFIG_FILE).exists():
             _refuse_other_config(self.path, _read_config(self.path / CONFIG_FILE), self._config)
             _refuse_other_images(self.path, self._images)

@@ -224,15 +224,27 @@ def test_the_encoder_does_not_learn_in_a_folder_of_another_run(make_config: Make
     assert not (make_config().out / "encoder").exists()
 
 
+def test_an_encoder_that_learned_otherwise_is_not_taken(make_config: MakeConfig) -> None:
+    """It is finished, and the run that it was for never began."""
+    with pytest.raises(PgnError):
+        train(make_config(encoder_first=1, start_from=["nope"]))
+    assert read_result(make_config().out / "encoder")
+    with pytest.raises(UsageError, match="epochs 1 there, 2 here"):
+        train(make_config(encoder_first=2))
+
+
 def test_a_last_write_that_fails_leaves_one_bundle(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next try writes another, for it is made later."""
+    """The next try writes another, for it is made later; what else lies in the folder stays."""
+    make_config().out.mkdir()
+    other = train(make_config(out=make_config().out / "other", seed=1))
+    kept = other.rename(make_config().out / other.name)
     with monkeypatch.context() as patch:
         patch.setattr(run.RunFolder, "finish", lambda *_: (_ for _ in ()).throw(DiskFull("no room")))
         patch.setattr(export, "_versions", lambda: {"torch": "another"})
         with pytest.raises(DiskFull):
             train(make_config())
     bundle = train(make_config())
-    assert [*bundle.parent.glob("*.safetensors")] == [bundle]
+    assert {*bundle.parent.glob("*.safetensors")} == {bundle, kept}
 
 
 def test_an_encoder_that_sees_less_than_asked_for_is_told(

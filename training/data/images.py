@@ -37,9 +37,9 @@ class Images:
 
     Attributes:
         labels: (M) int64 class indices.
-        digest: SHA-256 over all pixels, in order. Taken while they are decoded: a split that is not kept would have
-            to be decoded once more for it.
-        names: Of each image, by a digest of its pixels.
+        digest: SHA-256 over those of all images' pixels, in order. Taken while they are decoded: a split that is not
+            kept would have to be decoded once more for it.
+        names: Of each image, by the SHA-256 of its pixels.
     """
 
     def __init__(self, examples: Sequence[Example], preprocess: Preprocess, name: str) -> None:
@@ -57,9 +57,9 @@ class Images:
                 if cache is not None:
                     cache[len(readable)] = pixels
                 readable.append(example)
-                data = pixels.tobytes()
-                digest.update(data)
-                self.names[hashlib.sha256(data).digest()] = example.name
+                own = hashlib.sha256(pixels.tobytes()).digest()
+                digest.update(own)
+                self.names[own] = example.name
         self.digest = digest.hexdigest()
         self._examples = readable
         self._cache = None if cache is None else torch.from_numpy(cache)
@@ -157,7 +157,7 @@ def load_split(dataset: Dataset, split: SplitName, preprocess: Preprocess) -> Im
     if damaged := needed - set(images.labels.tolist()):
         raise DataInvalid(
             f"{dataset.name}: class {dataset.classes[min(damaged)]!r} has no readable training image",
-            hint="the warnings above say why; images over 50 megapixels have to be shrunk",
+            hint="the warnings above say why",
         )
     if not len(images):
         raise _no_image(dataset, split)
