@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,14 +140,17 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(make_config: MakeConfig, t
     assert all((resumed.tensors[name] == array).all() for name, array in straight.tensors.items())
 
 
-def test_the_encoder_may_learn_alone_first(make_config: MakeConfig) -> None:
+def test_the_encoder_may_learn_alone_first(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run of its own below the PGN's; the PGN starts with that encoder, and counts its seconds."""
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=count().__next__))  # a second between two looks at it
     config = make_config(encoder_first=3)
     bundle = read_bundle(train(config.model_copy(update={"recipe": config.recipe.model_copy(update={"epochs": 1})})))
     alone = load_file(config.out / "encoder/weights.safetensors")
     seconds = [result.seconds for folder in (config.out, config.out / "encoder") if (result := read_result(folder))]
     assert len(_log(config.out / "encoder")) == 3
-    assert seconds[0] > seconds[1]
+    own = [json.loads(line)["seconds"] for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert seconds[0] == sum(own) + seconds[1]
+    assert seconds[1] > 0
     name = "stem.1.weight"
     moved = np.abs(bundle.tensors[f"generator.encoder.{name}"] - alone[f"adapter.encoder.{name}"].numpy()).max()
     assert 0 < moved <= 2 * 2 * config.recipe.encoder_rate  # two steps of AdamW away, no more
