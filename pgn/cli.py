@@ -666,14 +666,21 @@ def check_data(
     data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything.")] = False,
 ) -> None:
-    """Count images by split and class, and name what cannot be read or is there twice; 1 if splits share a picture."""
-    from training.data.check import check
+    """Count images by split and class, and name what cannot be read or is there twice; 1 if splits share a picture.
 
-    reports = []
+    Several sets are compared with each other as well.
+    """
+    from training.data.check import check, compare
+
+    checked = []
     for spec in specs:
-        reports.append(check(spec, data_dir))
-        print(json.dumps(reports[-1].to_dict()) if as_json else reports[-1].table())
-    if any(report.shared for report in reports):
+        checked.append(check(spec, data_dir))
+        report = checked[-1].report
+        print(json.dumps(report.to_dict()) if as_json else report.table())
+    across = compare(checked)
+    if len(checked) > 1:
+        print(json.dumps(across.to_dict()) if as_json else across.table())
+    if across.crossing or any(each.report.shared for each in checked):
         raise typer.Exit(1)
 
 

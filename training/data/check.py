@@ -1,7 +1,7 @@
 """A look at a data set before anything is trained on it: counts, unreadable files, repeated images, class balance.
 
 Images are compared by their decoded pixels, so the same picture is found in two files, also under two formats that lose
-nothing; a shrunk or newly compressed copy is not.
+nothing; a shrunk or newly compressed copy is not. Several sets are compared with each other as well.
 """
 
 from __future__ import annotations
@@ -114,7 +114,20 @@ class CheckReport:
         return f"from {sizes[smallest]:,} ({smallest}) to {sizes[largest]:,} ({largest}) images a class"
 
 
-def check(spec: str, data_dir: Path) -> CheckReport:
+@dataclass(frozen=True)
+class Checked:
+    """A set that was looked at.
+
+    Attributes:
+        report: What was found in it.
+        places: Where each of its pictures is, by a digest of the pixels.
+    """
+
+    report: CheckReport
+    places: dict[bytes, list[Place]]
+
+
+def check(spec: str, data_dir: Path) -> Checked:
     """Decode every image of the data set that `spec` names and report; raises as `open_dataset` does."""
     dataset = open_dataset(spec, data_dir)
     numbered = [(split, example) for split in SPLITS for example in dataset.split(split)]
@@ -134,7 +147,7 @@ def check(spec: str, data_dir: Path) -> CheckReport:
             bar.update()
     several = [tuple(sorted(group, key=_order)) for group in groups.values() if len(group) > 1]
     crossing = [len({place.split for place in group}) > 1 for group in several]
-    return CheckReport(
+    report = CheckReport(
         dataset=dataset.name,
         counts=_counts(dataset),
         unreadable=tuple(unreadable),
@@ -142,6 +155,54 @@ def check(spec: str, data_dir: Path) -> CheckReport:
         shared=tuple(group for group, crosses in zip(several, crossing, strict=True) if crosses),
         published=_unmet(spec, dataset),
     )
+    return Checked(report, groups)
+
+
+@dataclass(frozen=True)
+class SharedBySets:
+    """Pictures that several sets hold: a union of these would learn from images that it is asked about.
+
+    Attributes:
+        groups: For each such picture, its places by the number of the set, counted from 1 as they were named.
+        names: Of the sets.
+    """
+
+    groups: tuple[tuple[tuple[int, Place], ...], ...]
+    names: tuple[str, ...]
+
+    @property
+    def crossing(self) -> int:
+        """How many of them are in different splits."""
+        return sum(len({place.split for _, place in group}) > 1 for group in self.groups)
+
+    def table(self) -> str:
+        """The findings as text for a terminal."""
+        lines = (" = ".join(f"{self._of(number)}: {place}" for number, place in group) for group in self.groups)
+        return "\n".join(_listed(f"pictures shared by sets ({self.crossing} of them by different splits)", lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "datasets": list(self.names),
+            "shared_by_sets": [
+                [{"set": number, "dataset": self.names[number - 1], **vars(place)} for number, place in group]
+                for group in self.groups
+            ],
+        }
+
+    def _of(self, number: int) -> str:
+        name = self.names[number - 1]
+        return name if self.names.count(name) == 1 else f"{name} (set {number})"
+
+
+def compare(checked: Sequence[Checked]) -> SharedBySets:
+    """The pictures that are in more than one of these sets."""
+    holders: dict[bytes, list[tuple[int, Place]]] = {}
+    for number, each in enumerate(checked, start=1):
+        for digest, places in each.places.items():
+            holders.setdefault(digest, []).extend((number, place) for place in sorted(places, key=_order))
+    groups = [tuple(group) for group in holders.values() if len({number for number, _ in group}) > 1]
+    return SharedBySets(tuple(groups), tuple(each.report.dataset for each in checked))
 
 
 def _digest(example: Example) -> bytes | str:

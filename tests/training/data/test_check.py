@@ -11,7 +11,7 @@ import pytest
 
 from pgn.cli import main
 from tests.toys import make_images
-from training.data.check import check
+from training.data.check import check, compare
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def _run(*arguments: str) -> int:
 
 def test_every_split_and_class_is_counted(split_folders: Path) -> None:
     """What the trainer will see, before it sees it."""
-    report = check(f"folder:{split_folders}", Path())
+    report = check(f"folder:{split_folders}", Path()).report
     assert report.counts == {name: {"train": 4, "val": 1, "test": 2} for name in ("cat", "dog")}
     assert report.total == {"train": 8, "val": 2, "test": 4}
     assert not report.shared
@@ -47,7 +47,7 @@ def test_every_split_and_class_is_counted(split_folders: Path) -> None:
 def test_a_picture_in_two_splits_is_named_with_both_places(split_folders: Path) -> None:
     """A test image that was learned from is no test."""
     shutil.copy(split_folders / "train/cat/3.png", split_folders / "test/cat/renamed.png")
-    (group,) = check(f"folder:{split_folders}", Path()).shared
+    (group,) = check(f"folder:{split_folders}", Path()).report.shared
     assert [str(place) for place in group] == ["train/cat/3.png (train)", "test/cat/renamed.png (test)"]
 
 
@@ -56,13 +56,13 @@ def test_the_same_pixels_in_another_file_format_are_the_same_picture(split_folde
     from PIL import Image
 
     Image.open(split_folders / "train/dog/0.png").save(split_folders / "val/dog/copy.bmp")
-    assert len(check(f"folder:{split_folders}", Path()).shared) == 1
+    assert len(check(f"folder:{split_folders}", Path()).report.shared) == 1
 
 
 def test_a_picture_twice_in_one_split_is_reported_apart(split_folders: Path) -> None:
     """It wastes a little and spoils nothing; two classes for one picture are said."""
     shutil.copy(split_folders / "train/cat/3.png", split_folders / "train/dog/copy.png")
-    report = check(f"folder:{split_folders}", Path())
+    report = check(f"folder:{split_folders}", Path()).report
     assert not report.shared
     assert "train/cat/3.png (train) = train/dog/copy.png (train); classes differ: cat, dog" in report.table()
 
@@ -70,7 +70,7 @@ def test_a_picture_twice_in_one_split_is_reported_apart(split_folders: Path) -> 
 def test_an_unreadable_image_is_named_with_its_reason(split_folders: Path) -> None:
     """Training would skip it with the same words."""
     (split_folders / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (((place, reason),)) = check(f"folder:{split_folders}", Path()).unreadable
+    (((place, reason),)) = check(f"folder:{split_folders}", Path()).report.unreadable
     assert (str(place), "cannot be decoded" in reason) == ("train/cat/0.png (train)", True)
 
 
@@ -79,7 +79,7 @@ def test_the_table_names_the_smallest_and_the_largest_class(split_folders: Path)
     for number, data in enumerate(make_images(3, seed=9)):
         (split_folders / f"train/dog/more{number}.png").write_bytes(data)
     shutil.rmtree(split_folders / "test/cat")
-    table = check(f"folder:{split_folders}", Path()).table()
+    table = check(f"folder:{split_folders}", Path()).report.table()
     assert "train: from 4 (cat) to 7 (dog) images a class" in table
     assert "val: every class has 1" in table
     assert "test: from 0 (cat) to 2 (dog) images a class" in table
@@ -93,7 +93,7 @@ def test_a_long_list_of_classes_is_cut_in_the_table_only(tmp_path: Path) -> None
             path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(image)
-    report = check(f"folder:{tmp_path / 'many'}", Path())
+    report = check(f"folder:{tmp_path / 'many'}", Path()).report
     assert "... and 10 more classes" in report.table()
     assert len(report.to_dict()["counts"]) == 60
 
@@ -107,7 +107,7 @@ def test_a_partial_copy_of_a_public_set_is_seen(tmp_path: Path) -> None:
         (folder / "2750" / path).write_bytes(data)
     split = {"train": rows[::3], "val": rows[1::3], "test": rows[2::3]}
     (folder / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
-    report = check("eurosat", tmp_path)
+    report = check("eurosat", tmp_path).report
     assert report.published == {"classes": (10, 2), "train": (13500, 2), "val": (5400, 2), "test": (8100, 2)}
     assert "published train: 13,500, found 2" in report.table()
 
@@ -121,9 +121,63 @@ def test_the_command_fails_only_if_splits_share_a_picture(
     assert "pictures repeated within a split: 1" in capsys.readouterr().out
     shutil.copy(split_folders / "train/cat/0.png", split_folders / "val/cat/again.png")
     assert _run("check", "digits", f"folder:{split_folders}", "--json") == 1
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    first, second, _ = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["dataset"], first["shared"]) == ("digits", [])
     assert [place["split"] for place in second["shared"][0]] == ["train", "val"]
+
+
+@pytest.fixture
+def other_folders(tmp_path: Path) -> Path:
+    """A second set, of other pictures."""
+    root = tmp_path / "more pets"
+    images = iter(make_images(40, seed=5))
+    for name in ("cat", "mouse"):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            (root / name / f"{number:02d}.png").write_bytes(next(images))
+    return root
+
+
+def test_a_picture_in_two_sets_is_named_with_both_sets(split_folders: Path, other_folders: Path) -> None:
+    """In their union a test image of one may be a training image of the other."""
+    specs = (f"folder:{split_folders}", f"folder:{other_folders}")
+    assert compare([check(spec, Path()) for spec in specs]).groups == ()
+    for name in ("00", "01"):
+        shutil.copy(split_folders / "test/cat/0.png", other_folders / f"mouse/{name}.png")
+    found = compare([check(spec, Path()) for spec in specs])
+    (group,) = found.groups
+    assert sorted((number, place.name) for number, place in group) == [
+        (1, "test/cat/0.png"),
+        (2, "mouse/00.png"),
+        (2, "mouse/01.png"),
+    ]
+    assert found.table().startswith(
+        "pictures shared by sets (1 of them by different splits): 1\n  pets: test/cat/0.png"
+    )
+
+
+def test_sets_of_one_name_are_told_apart_by_number(split_folders: Path, tmp_path: Path) -> None:
+    """Two folders of one name make a union as any others."""
+    twin = tmp_path / "elsewhere" / "pets"
+    shutil.copytree(split_folders, twin)
+    found = compare([check(f"folder:{path}", Path()) for path in (split_folders, twin)])
+    assert len(found.groups) == 14
+    assert "pets (set 1): train/cat/0.png (train) = pets (set 2): train/cat/0.png (train)" in found.table()
+
+
+def test_the_command_fails_if_a_set_trains_on_what_another_tests(
+    split_folders: Path, other_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As within one set; pictures that several sets only train on are told, and are no reason to stop."""
+    asked = ("check", f"folder:{split_folders}", f"folder:{other_folders}")
+    assert _run(*asked) == 0
+    assert "pictures shared by sets (0 of them by different splits): none" in capsys.readouterr().out
+    shutil.copy(split_folders / "test/dog/0.png", other_folders / "cat/copy.png")
+    shutil.copy(split_folders / "test/dog/0.png", other_folders / "mouse/copy.png")
+    assert _run(*asked, "--json") == 1
+    *_, across = map(json.loads, capsys.readouterr().out.splitlines())
+    assert across["datasets"] == ["pets", "more-pets"]
+    assert {place["set"] for place in across["shared_by_sets"][0]} == {1, 2}
 
 
 def test_the_list_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
