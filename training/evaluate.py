@@ -165,8 +165,7 @@ def _logits(setting: Setting, weights: Path, images: Images) -> Tensor:
 def _log_probabilities(setting: Setting, bundle: Bundle, images: Images) -> Tensor:
     """(M, C), by the in-process twin of what is served; C are the images' classes, all or some of the bundle's."""
     predictor = Predictor(setting.backbone, bundle)
-    parts = torch.arange(len(images)).split(EVAL_BATCH)
-    rows = torch.cat([predictor.probabilities(images.pixels(part)).cpu() for part in parts])
+    rows = torch.cat([predictor.probabilities(pixels).cpu() for pixels in images.in_parts(EVAL_BATCH)])
     asked = [bundle.manifest.classes.index(name) for name in setting.dataset.classes]
     return rows.clamp(min=1e-30).log()[:, asked].log_softmax(1)
 

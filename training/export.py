@@ -184,9 +184,8 @@ def _tensors(setting: Setting, generator: Generator, head: Head) -> dict[str, np
 def _mean_mixture(setting: Setting, generator: PromptGenerator) -> Tensor:
     """(N) share of each library token in the prompts, over all training images; sums to 1."""
     total = torch.zeros(generator.spec.library_size, dtype=torch.float64)
-    for part in torch.arange(len(setting.train)).split(EVAL_BATCH):
-        inputs = setting.backbone.normalise(setting.train.pixels(part))
-        total += generator.mixture(inputs).mean(1).sum(0).cpu()
+    for pixels in setting.train.in_parts(EVAL_BATCH):
+        total += generator.mixture(setting.backbone.normalise(pixels)).mean(1).sum(0).cpu()
     return total / len(setting.train)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,9 +32,9 @@ def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Ten
     path = cache / f"{digest.hexdigest()[:32]}.safetensors"
     with suppress(FileNotFoundError, SafetensorError, KeyError):  # a damaged one is made again
         return load(path.read_bytes())["features"]
-    parts = torch.arange(len(images)).split(EVAL_BATCH)
-    bar = tqdm(parts, "frozen features", unit="batch", delay=BAR_AFTER_SECONDS, disable=None)
-    features = torch.cat([backbone(backbone.normalise(images.pixels(part))).cpu() for part in bar])
+    parts, count = images.in_parts(EVAL_BATCH), math.ceil(len(images) / EVAL_BATCH)
+    bar = tqdm(parts, "frozen features", count, unit="batch", delay=BAR_AFTER_SECONDS, disable=None)
+    features = torch.cat([backbone(backbone.normalise(pixels)).cpu() for pixels in bar])
     with clear_disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save({"features": features}))

@@ -27,7 +27,7 @@ from training.data.batches import epoch_batches
 from training.engine import compile_blocks, launch
 from training.export import export
 from training.heads import start_head
-from training.memory import clear_memory_errors
+from training.memory import clear_memory_errors, clear_step_memory_errors
 from training.methods import METHODS
 from training.model import AdaptedClassifier, starts_of
 from training.patches import draw_kept
@@ -62,7 +62,7 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
             The last checkpoint is kept, and the same command goes on from it.
         ArtefactError: The backbone or the checkpoint does not verify.
     """
-    with clear_memory_errors(config):
+    with clear_memory_errors(hint="free some and run the same command again: it goes on from its last checkpoint"):
         fabric = launch(config)
         shown = fabric.is_global_zero
         dataset = open_images(config)
@@ -73,7 +73,10 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         if result:
             say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=shown)
             return outcome(config.out, result)
-        with fabric.rank_zero_first(local=True):  # the other processes find the plain features made
+        with (
+            clear_memory_errors(" for images and linear probe", hint="take fewer images: --limit or --fraction"),
+            fabric.rank_zero_first(local=True),  # the other processes find the plain features made
+        ):
             setting = prepare(config, fabric.device, dataset)
         part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
         say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=shown)
@@ -123,13 +126,17 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
         while progress.step < total and not progress.is_stale(config.patience):
             epoch, position = divmod(progress.step, steps)
             batches = epoch_batches(sets, step_size, seed=config.seed, epoch=epoch, parts=config.accumulate)
-            for draws in batches[position:]:
-                started = time.monotonic()
+            for number in range(position, steps):
+                draws, started = batches[number], time.monotonic()
+                for wanted in batches[number : number + 2]:  # the next step's images are decoded during this one
+                    for _, share in own_shares(fabric, config, wanted):
+                        setting.train.prefetch(share[:, 0])
                 factor = rate_factor(config, progress.step, steps)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
                 try:
-                    loss_sum, hits = find_gradients(fabric, setting, learner, draws, epoch, progress.step)
+                    with clear_step_memory_errors(config):
+                        loss_sum, hits = find_gradients(fabric, setting, learner, draws, epoch, progress.step)
                 except BaseException:  # nothing has moved yet, so this very step can be done again
                     run.save(progress, model, optimizer, seen)
                     raise
@@ -175,6 +182,11 @@ def make_optimizer(model: AdaptedClassifier, config: TrainConfig) -> torch.optim
     return torch.optim.SGD(groups, momentum=0.9) if config.optimizer == "sgd" else torch.optim.AdamW(groups)
 
 
+def own_shares(fabric: Fabric, config: TrainConfig, draws: Tensor) -> list[tuple[int, Tensor]]:
+    """The micro-batches of a step that this process computes, each with its number in the step."""
+    return list(enumerate(draws.tensor_split(config.accumulate)))[fabric.global_rank :: fabric.world_size]
+
+
 def find_gradients(
     fabric: Fabric, setting: Setting, model: nn.Module, draws: Tensor, epoch: int, step: int
 ) -> tuple[float, int]:
@@ -186,8 +198,7 @@ def find_gradients(
     Raises:
         SetupError: The loss is not finite.
     """
-    config = setting.config
-    shares = list(enumerate(draws.tensor_split(config.accumulate)))[fabric.global_rank :: fabric.world_size]
+    config, shares = setting.config, own_shares(fabric, setting.config, draws)
     sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     model.train()
     statistics = RunningStatistics(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import torch
@@ -33,16 +33,26 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def clear_memory_errors(config: TrainConfig) -> Iterator[None]:
-    """Whatever way torch or Python says that memory is used up becomes OutOfMemory; other errors pass."""
+def clear_memory_errors(where: str = "", *, hint: str) -> Iterator[None]:
+    """Whatever way torch or Python says that memory is used up becomes OutOfMemory; other errors pass.
+
+    Args:
+        where: What it was wanted for, if that is known: words after "no memory left".
+        hint: What to do.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch's CPU allocator has no class of its own
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-        size, parts = config.recipe.batch_size, config.accumulate
-        raise OutOfMemory(
-            f"no memory left, with micro-batches of {size} images",
-            hint="free some and run the same command again: it goes on from its last step; or take smaller ones with "
-            f"another --out, e.g. --batch-size {max(2, size // 2)} --accumulate {2 * parts}",
-        ) from error
+        raise OutOfMemory(f"no memory left{where}", hint=hint) from error
+
+
+def clear_step_memory_errors(config: TrainConfig) -> AbstractContextManager[None]:
+    """The same for a step, whose images can be asked for in smaller parts."""
+    size, parts = config.recipe.batch_size, config.accumulate
+    return clear_memory_errors(
+        f" for micro-batches of {size} images",
+        hint="free some and run the same command again: it goes on from its last step; or take smaller ones with "
+        f"another --out, e.g. --batch-size {max(2, size // 2)} --accumulate {2 * parts}",
+    )

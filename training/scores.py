@@ -69,7 +69,6 @@ def logits_of(backbone: FrozenBackbone, adapter: Adapter, head: Head, images: Im
     """(M, C) float32 logits of all images, in their order; the adapter is put into eval mode."""
     adapter.eval()
     rows = []
-    for part in torch.arange(len(images)).split(EVAL_BATCH):
-        inputs = backbone.normalise(images.pixels(part))
-        rows.append(head(adapter(backbone, inputs, None)).cpu())
+    for pixels in images.in_parts(EVAL_BATCH):
+        rows.append(head(adapter(backbone, backbone.normalise(pixels), None)).cpu())
     return torch.cat(rows)

@@ -25,8 +25,9 @@ from pgn.bundle import read_bundle
 from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, PgnError, SetupError, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
-from training import export, loop, run
+from training import export, loop, run, setting
 from training.config import TrainConfig
+from training.data import images
 from training.data.images import load_split
 from training.data.registry import open_dataset
 from training.loop import train
@@ -346,6 +347,26 @@ def test_too_little_memory_stops_with_a_clear_line(
 
 def _interrupt(_: torch.Tensor) -> None:
     raise KeyboardInterrupt
+
+
+def test_images_that_do_not_fit_are_not_blamed_on_the_batch(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller micro-batches would not help there."""
+    monkeypatch.setattr(setting, "fit_probe", lambda *_, **__: _out_of_memory(torch.empty(0)))
+    with pytest.raises(OutOfMemory, match=r"no memory left for images and linear probe \(take fewer images: --limit"):
+        train(make_config())
+
+
+def test_images_decoded_as_they_are_used_train_the_same(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A split too large for memory changes nothing but the time, also where a step has several micro-batches."""
+    kept, late = (make_config(out=tmp_path / name, batch_size=12, accumulate=2) for name in ("kept", "late"))
+    train(kept)
+    monkeypatch.setattr(images, "CACHE_LIMIT_BYTES", 0)
+    train(late)
+    assert _log(late.out) == _log(kept.out)
 
 
 @pytest.mark.parametrize("is_finished", [True, False])

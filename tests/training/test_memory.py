@@ -12,7 +12,7 @@ import torch
 
 from pgn.errors import OutOfMemory
 from training.config import TrainConfig
-from training.memory import clear_memory_errors, keep_freed_memory
+from training.memory import clear_memory_errors, clear_step_memory_errors, keep_freed_memory
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,34 @@ from training.memory import clear_memory_errors, keep_freed_memory
         MemoryError("Unable to allocate 3.00 TiB for an array"),
     ],
 )
-def test_every_way_of_saying_it_becomes_one_line(make_config: Callable[..., TrainConfig], error: Exception) -> None:
+def test_every_way_of_saying_it_becomes_one_line(error: Exception) -> None:
     """A GPU's, a CPU's and NumPy's."""
-    with pytest.raises(OutOfMemory, match="no memory left"), clear_memory_errors(make_config()):
+    line = r"^no memory left for the images \(take fewer\)$"
+    with pytest.raises(OutOfMemory, match=line), clear_memory_errors(" for the images", hint="take fewer"):
         raise error
 
 
-def test_a_really_impossible_tensor_is_told_as_well(make_config: Callable[..., TrainConfig]) -> None:
+def test_a_really_impossible_tensor_is_told_as_well() -> None:
     """A petabyte: what torch says today, whatever it said when this was written."""
-    with pytest.raises(OutOfMemory), clear_memory_errors(make_config()):
+    with pytest.raises(OutOfMemory), clear_memory_errors(hint="free some"):
         torch.empty(2**50, dtype=torch.uint8)
 
 
-def test_other_errors_stay_what_they_are(make_config: Callable[..., TrainConfig]) -> None:
+def test_other_errors_stay_what_they_are() -> None:
     """A bug is no lack of memory."""
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), clear_memory_errors(make_config()):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), clear_memory_errors(hint="free some"):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def test_a_step_that_does_not_fit_says_which_options_make_it_smaller(make_config: Callable[..., TrainConfig]) -> None:
+    """A wider with block that has words of its own does not talk over it."""
+    asked = "no memory left for micro-batches of 25 images .* --batch-size 12 --accumulate 2"
+    with (
+        pytest.raises(OutOfMemory, match=asked),
+        clear_memory_errors(hint="free some"),
+        clear_step_memory_errors(make_config()),
+    ):
+        raise MemoryError
 
 
 _COUNT_FAULTS = """

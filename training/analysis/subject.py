@@ -46,8 +46,7 @@ class Subject:
 
     def probabilities(self) -> Tensor:
         """(M, C) float32 of all images, calibrated: what the service answers."""
-        parts = torch.arange(len(self.images)).split(EVAL_BATCH)
-        return torch.cat([self.predictor.probabilities(self.images.pixels(part)).cpu() for part in parts])
+        return torch.cat([self.predictor.probabilities(part).cpu() for part in self.images.in_parts(EVAL_BATCH)])
 
 
 def open_subject(

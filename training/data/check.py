@@ -178,7 +178,8 @@ class SharedBySets:
     def table(self) -> str:
         """The findings as text for a terminal."""
         lines = (" = ".join(f"{self._of(number)}: {place}" for number, place in group) for group in self.groups)
-        return "\n".join(_listed(f"pictures shared by sets ({self.crossing} of them by different splits)", lines))
+        what = f" ({self.crossing} of them by different splits)" if self.groups else ""
+        return "\n".join(_listed(f"pictures shared by sets{what}", lines))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""

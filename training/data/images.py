@@ -6,8 +6,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -63,17 +63,34 @@ class Images:
         self.digest = digest.hexdigest()
         self._examples = readable
         self._cache = None if cache is None else torch.from_numpy(cache)
+        self._coming: dict[int, Future[np.ndarray]] = {}  # being decoded, by index
         self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._examples)
 
+    def prefetch(self, indices: Tensor) -> None:
+        """Begin to decode the images at these (B) indices, which `pixels` will be asked for; waits for nothing."""
+        if self._cache is None:
+            for index in dict.fromkeys(indices.tolist()):
+                if index not in self._coming:
+                    self._coming[index] = self._threads.submit(self._decode, self._examples[index])
+
     def pixels(self, indices: Tensor) -> Tensor:
         """(B) indices -> (B, S, S, 3) uint8."""
         if self._cache is not None:
             return self._cache[indices]
-        chosen = [self._examples[int(index)] for index in indices]
-        return torch.from_numpy(np.stack(list(self._threads.map(self._decode, chosen))))
+        self.prefetch(indices)
+        wanted = indices.tolist()
+        decoded = {index: self._coming.pop(index).result() for index in set(wanted)}
+        return torch.from_numpy(np.stack([decoded[index] for index in wanted]))
+
+    def in_parts(self, size: int) -> Iterator[Tensor]:
+        """All images in order, (B, S, S, 3) uint8 each, B up to `size`; the next part is decoded during this one."""
+        parts = torch.arange(len(self)).split(size)
+        for number, part in enumerate(parts):
+            self.prefetch(torch.cat(parts[number : number + 2]))
+            yield self.pixels(part)
 
     def _decode(self, example: Example) -> np.ndarray:
         return fit_square(example.read(), self._preprocess.size, self._preprocess.interpolation)

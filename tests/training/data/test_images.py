@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid
-from pgn.images import read_square
+from pgn.images import fit_square, read_square
 from training.data import images as module
 from training.data.dataset import Dataset, Example
 from training.data.folder import folder
@@ -41,6 +43,39 @@ def test_a_split_too_large_for_memory_gives_the_same_pixels(
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
     assert torch.equal(late.pixels(order), kept.pixels(order))
     assert torch.equal(late.labels, kept.labels)
+
+
+def test_an_image_that_was_asked_for_ahead_is_decoded_once(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a step draws it twice, as of a small set in a union, and the next step again."""
+    kept = load_split(folder(class_folders), "train", PREPROCESS)
+    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
+    late = load_split(folder(class_folders), "train", PREPROCESS)
+    decoded: list[bytes] = []
+
+    def counting(image: Image.Image, *how: Any) -> np.ndarray:
+        decoded.append(image.tobytes())
+        return fit_square(image, *how)
+
+    monkeypatch.setattr(module, "fit_square", counting)
+    now, then = torch.tensor([3, 1, 3]), torch.tensor([1, 2])
+    late.prefetch(now)
+    late.prefetch(then)
+    assert torch.equal(late.pixels(now), kept.pixels(now))
+    assert sorted(decoded) == sorted(set(decoded))
+    assert torch.equal(late.pixels(then), kept.pixels(then))
+
+
+def test_all_images_come_in_parts_and_in_order(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept or decoded as they are used: what is validated on, part by part."""
+    kept = load_split(folder(class_folders), "train", PREPROCESS)
+    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
+    late = load_split(folder(class_folders), "train", PREPROCESS)
+    parts = list(late.in_parts(5))
+    assert [len(part) for part in parts] == [5, 5, 4]
+    assert torch.equal(torch.cat(parts), kept.pixels(torch.arange(14)))
+    assert torch.equal(torch.cat(list(kept.in_parts(5))), torch.cat(parts))
 
 
 def test_an_unreadable_image_is_skipped_named_and_counted(
