@@ -10,12 +10,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from typing_extensions import Self
 
 from pgn.method.head import Head, linear_head
 from training.data.splitting import draw_share
 
 ABSENT = 10.0  # logits below the mean of the others: never first, and not so far that it upsets a temperature
 MOST_IMAGES = 100_000  # ImageNet's 1.3 million, in float64 and for every strength, would take longer than the training
+FITTED_AS = "probe 1"  # of a probe that is kept: to be counted up when the same images would give another
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, inverse regularisation
 
 
@@ -38,6 +40,17 @@ class LinearProbe:
     bias: Tensor
     strength: float
     images: int
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+        """The probe that `to_tensors` wrote down."""
+        scalars = {"strength": float(tensors["strength"]), "images": int(tensors["images"])}
+        return cls(**{**tensors, **scalars})  # type: ignore[arg-type]  # by name, as to_tensors gives them
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, to be kept in a file."""
+        scalars = {"strength": torch.tensor(self.strength, dtype=torch.float64), "images": torch.tensor(self.images)}
+        return {**vars(self), **scalars}
 
     def head(self) -> Head:
         """The probe as a plain linear head on raw features: the standardisation is folded in."""

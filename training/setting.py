@@ -12,11 +12,12 @@ from torch import Tensor
 from pgn.bundle import Bundle, read_bundle
 from pgn.errors import DataInvalid, UsageError
 from pgn.method.backbone import FrozenBackbone, load_backbone
+from training.cache import kept
 from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
 from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.features import plain_features
-from training.probe import LinearProbe, fit_probe
+from training.probe import FITTED_AS, LinearProbe, fit_probe
 from training.result import finished_bundle
 from training.scores import Scores, score
 
@@ -91,7 +92,14 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
         warn_of_shared(dataset, train, val, "val")
     features = plain_features(backbone, val, config.cache)
     learned = plain_features(backbone, train, config.cache)
-    probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))
+
+    def fit() -> dict[str, Tensor]:
+        probe = fit_probe(learned, train.labels, features, val.labels, num_classes=len(dataset.classes))
+        return probe.to_tensors()
+
+    seen = repr((FITTED_AS, backbone.digest, train.digest, val.digest, dataset.classes)).encode()
+    labels = torch.cat([train.labels, val.labels]).numpy().tobytes()
+    probe = LinearProbe.from_tensors(kept(config.cache, seen + labels, fit))
     probe_val = score(probe.head()(features), val.labels, dataset.class_sources)
     return Setting(config, dataset, backbone, device, train, val, probe, probe_val)
 

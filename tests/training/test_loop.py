@@ -350,12 +350,12 @@ def _interrupt(_: torch.Tensor) -> None:
 
 
 def test_images_that_do_not_fit_are_not_blamed_on_the_batch(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Smaller micro-batches would not help there."""
     monkeypatch.setattr(setting, "fit_probe", lambda *_, **__: _out_of_memory(torch.empty(0)))
     with pytest.raises(OutOfMemory, match=r"no memory left for images and linear probe \(take fewer images: --limit"):
-        train(make_config())
+        train(make_config(cache=tmp_path / "cache"))
 
 
 def test_images_decoded_as_they_are_used_train_the_same(

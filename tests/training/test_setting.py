@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +55,20 @@ def test_the_probe_is_fitted_on_what_the_config_leaves(make_config: Callable[...
     found = prepare(make_config())
     assert len(found.train) == 50
     assert found.probe.weight.shape == (10, found.backbone.num_features)
+
+
+def test_the_probe_is_fitted_once_for_the_same_images(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a large set that takes longer than an epoch, and every process of a run asks for it."""
+    config = make_config(cache=tmp_path / "cache")
+    probe = prepare(config).probe
+    with monkeypatch.context() as patch:
+        patch.setattr(setting, "fit_probe", lambda *_, **__: pytest.fail("fitted again"))
+        again = prepare(config).probe
+    assert torch.equal(again.weight, probe.weight)
+    assert (again.strength, again.images) == (probe.strength, probe.images)
+    whole = open_images(config)
+    turned = tuple(replace(example, label=9 - example.label) for example in whole.train)
+    monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, train=turned))
+    assert not torch.equal(prepare(config).probe.weight, probe.weight)
