@@ -64,7 +64,7 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
         split_sizes={"train": len(setting.train), "val": len(setting.val), "test": len(test)},
         epochs=len(progress.history),
         best_epoch=progress.best_epoch,
-        seconds=round(_seconds(setting.config, progress), 1),
+        seconds=round(_seconds(setting, progress), 1),
         val=score(logits, setting.val.labels, sources).brief(),
         test=score(tested, test.labels, sources).brief(),
         linear_probe={
@@ -84,9 +84,9 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
         return result.model_copy(update={"bundle": bundle.name})
 
 
-def _seconds(config: TrainConfig, progress: Progress) -> float:
+def _seconds(setting: Setting, progress: Progress) -> float:
     """Of this run, and of the one that had to be finished before it."""
-    first = METHODS[config.method].first(config)
+    first = METHODS[setting.config.method].first(setting)
     before = read_result(first.out) if first else None
     return sum(record["seconds"] for record in progress.history) + (before.seconds if before else 0.0)
 

@@ -80,7 +80,7 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
             setting = prepare(config, fabric.device, dataset)
         part = f", of {setting.probe.images:,} training images" if setting.probe.images < len(setting.train) else ""
         say(f"linear probe: val {setting.probe_val.balanced:.4f} (C {setting.probe.strength:g}{part})", shown=shown)
-        first = METHODS[config.method].first(config)
+        first = METHODS[config.method].first(setting)
         if first:
             run_first = RunFolder(first, dataset, writes=shown)  # also a finished one has to be of this config
             if not read_result(first.out):
@@ -145,7 +145,7 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
                 optimizer.step()
                 optimizer.zero_grad()
                 if not model.is_finite():  # before any checkpoint could hold it
-                    raise overflow("the weights are no longer numbers after", progress.step)
+                    raise overflow(config, "the weights are no longer numbers after", progress.step, epoch)
                 progress.add_step(loss_sum, hits, len(draws), time.monotonic() - started)
                 watch.step(progress, [group["lr"] for group in optimizer.param_groups])
                 # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
@@ -156,7 +156,7 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
             val = fabric.broadcast(validate(setting, model) if first else None)
             assert val is not None
             if not math.isfinite(val.loss):
-                raise overflow(f"the loss on validation is {val.loss} after", progress.step - 1)
+                raise overflow(config, f"the loss on validation is {val.loss} after", progress.step - 1, epoch)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
             run.save(progress, model, optimizer, seen)
             watch.epoch(progress, recipe.epochs)
@@ -221,16 +221,17 @@ def find_gradients(
         assert isinstance(reduced, Tensor)  # as what was given
         loss_sum, hits = reduced.tolist()
         if not math.isfinite(loss_sum):
-            raise overflow(f"the loss is {loss_sum} at", step)
+            raise overflow(config, f"the loss is {loss_sum} at", step, epoch)
     return loss_sum, int(hits)
 
 
-def overflow(what: str, step: int) -> SetupError:
-    """The error of a run that has diverged in that step, counted from 0."""
+def overflow(config: TrainConfig, what: str, step: int, epoch: int) -> SetupError:
+    """The error of a run that has diverged in that step of that epoch, both counted from 0."""
+    goes_on = f" and --start-from {config.out}, to go on from its best epoch" if epoch else ""
     return SetupError(
         f"{what} step {step + 1}",
         hint="the same command tries again from its last checkpoint; if it ends there too, lower the rates, e.g. "
-        "--library-rate, and give another --out",
+        f"--library-rate, and give another --out{goes_on if METHODS[config.method].served else ''}",
     )
 
 

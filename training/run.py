@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,16 +178,55 @@ class RunFolder:
         file = self.path / CHECKPOINT_FILE
         if not file.exists():
             return Progress()
-        try:
+        with _clear_damage(file):
             state = torch.load(file, map_location="cpu", weights_only=True)
             _refuse_other_reads(self.path, state.get("seen", seen), seen)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             return Progress(**state["progress"])
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                f"{file} cannot be resumed from: {str(error).splitlines()[0]}", hint="delete it to start again"
-            ) from error
+
+
+@dataclass(frozen=True)
+class BestSoFar:
+    """The best epoch of a run that has not ended.
+
+    Attributes:
+        config: Of the run.
+        classes: Its class names.
+        backbone: Digest of the backbone it is on.
+        model: State of adapter and head; empty before the first epoch has ended.
+    """
+
+    config: TrainConfig
+    classes: tuple[str, ...]
+    backbone: str
+    model: dict[str, Tensor]
+
+
+def best_so_far(folder: Path) -> BestSoFar | None:
+    """The best epoch of the run in `folder`, or None if there is no run that has begun and not ended.
+
+    Raises:
+        ArtefactError: Its files are damaged, or of another version of this project.
+    """
+    file = folder / CHECKPOINT_FILE
+    if not file.exists():
+        return None
+    images = _read_images(folder)
+    with _clear_damage(file):
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return BestSoFar(config_of_run(folder), images.classes, state["seen"]["backbone"], state["progress"]["best"])
+
+
+@contextmanager
+def _clear_damage(file: Path) -> Iterator[None]:
+    """What a damaged checkpoint, or one of another version, makes fail becomes one clear line."""
+    try:
+        yield
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(
+            f"{file} cannot be resumed from: {str(error).splitlines()[0]}", hint="delete it to start again"
+        ) from error
 
 
 def config_of_run(folder: Path) -> TrainConfig:
@@ -239,18 +280,21 @@ def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]
 
 
 def _refuse_other_images(path: Path, here: ImageList) -> None:
-    file = path / IMAGES_FILE
-    if not file.exists():  # a run begun before there was such a file
+    if not (path / IMAGES_FILE).exists():  # a run begun before there was such a file
         return
-    try:
-        there = ImageList.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise ArtefactError(f"{file} is no list of a run's images", hint="give another --out") from error
-    if changes := there.changes(here):
+    if changes := _read_images(path).changes(here):
         raise UsageError(
             f"the images of {path} have changed since it was begun: {', '.join(changes)}",
             hint="give another --out, or delete it",
         )
+
+
+def _read_images(path: Path) -> ImageList:
+    file = path / IMAGES_FILE
+    try:
+        return ImageList.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ArtefactError(f"{file} is no list of a run's images", hint="give another --out") from error
 
 
 def _refuse_other_reads(path: Path, there: dict[str, str], here: dict[str, str]) -> None:

@@ -19,7 +19,9 @@ from training.data.images import Images, load_split, require_a_readable_image, w
 from training.features import plain_features
 from training.probe import FITTED_AS, LinearProbe, fit_probe
 from training.result import finished_bundle
+from training.run import best_so_far
 from training.scores import Scores, score
+from training.unfinished import as_bundle
 
 PATCH_IMAGES = 256
 
@@ -53,11 +55,11 @@ class Setting:
         """The bundles to go on from, of which the later goes over the earlier.
 
         Raises:
-            UsageError: A folder without a finished run, or of one whose method makes no bundle.
+            UsageError: A folder without a run, of one whose method makes no bundle, or without a finished epoch.
             BundleIncompatible: A bundle of another backbone.
             ArtefactError: What else reading a bundle raises.
         """
-        return tuple(read_bundle(_bundle_at(path), backbone=self.backbone.digest) for path in self.config.start_from)
+        return tuple(_start(path, self.backbone) for path in self.config.start_from)
 
     def groups(self) -> Tensor:
         """(M) int64 number of the data set that each training image comes from; all 0 without a union."""
@@ -104,9 +106,12 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     return Setting(config, dataset, backbone, device, train, val, probe, probe_val)
 
 
-def _bundle_at(path: Path) -> Path:
-    """The file that `path` names: itself, or that of the run in this folder."""
-    found = finished_bundle(path) if path.is_dir() else path
-    if found is None:
-        raise UsageError(f"{path} is no folder of a finished run with a bundle", hint="give a bundle's file")
-    return found
+def _start(path: Path, backbone: FrozenBackbone) -> Bundle:
+    """The bundle that `path` names: a file, that of the run in this folder, or what the run has come to so far."""
+    if not path.is_dir():
+        return read_bundle(path, backbone=backbone.digest)
+    if file := finished_bundle(path):
+        return read_bundle(file, backbone=backbone.digest)
+    if found := best_so_far(path):
+        return as_bundle(found, backbone)
+    raise UsageError(f"{path} is no folder of a run with a bundle", hint="give a bundle's file")

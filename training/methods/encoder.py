@@ -46,7 +46,7 @@ class EncoderAlone(Method):
 
     def start(self, setting: Setting) -> Adapter:
         """The encoder that a PGN of this config has, with the same start."""
-        return EncoderFeatures(generator_spec(setting))
+        return EncoderFeatures(generator_spec(setting.config, setting.backbone))
 
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the encoder's rate."""

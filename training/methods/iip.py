@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pgn.bundle import GeneratorSpec
+from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import FixedPrompts
 from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
@@ -29,13 +30,7 @@ class InputIndependentPrompts(Method):
 
     def start(self, setting: Setting) -> Adapter:
         """K patches of the training images, drawn at random; or the prompts of the bundle to start from."""
-        spec = GeneratorSpec(
-            encoder="none",
-            num_prompts=setting.config.recipe.num_prompts,
-            library_size=0,
-            embed_dim=setting.backbone.embed_dim,
-            input_size=setting.backbone.spec.preprocess.size,
-        )
+        spec = prompts_spec(setting.config, setting.backbone)
         generator, patches = FixedPrompts(spec), setting.patches()
         generator.prompts.data.copy_(patches[torch.randint(len(patches), (spec.num_prompts,))])
         for bundle in setting.starts:
@@ -45,3 +40,14 @@ class InputIndependentPrompts(Method):
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the library's rate."""
         return [{"params": [*adapter.parameters()], "lr": config.recipe.library_rate, "weight_decay": 0.0}]
+
+
+def prompts_spec(config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
+    """The shape of the prompts that the config asks for, on that backbone."""
+    return GeneratorSpec(
+        encoder="none",
+        num_prompts=config.recipe.num_prompts,
+        library_size=0,
+        embed_dim=backbone.embed_dim,
+        input_size=backbone.spec.preprocess.size,
+    )

@@ -67,8 +67,12 @@ class Method(ABC):
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """The adapter's parameters in groups with a rate (`lr`) and a `weight_decay`, as optimisers take them."""
 
-    def first(self, config: TrainConfig) -> TrainConfig | None:  # noqa: ARG002
-        """A run that has to be finished before this one can start; None if there is no such run."""
+    def first(self, setting: Setting) -> TrainConfig | None:  # noqa: ARG002
+        """A run that has to be finished before this one can start; None if there is no such run.
+
+        Raises:
+            UsageError: The config asks for one whose result would not be used.
+        """
         return None
 
     def own_features(self, config: TrainConfig) -> int | None:  # noqa: ARG002

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgn.bundle import GeneratorSpec
 from pgn.errors import UsageError
+from pgn.method.backbone import FrozenBackbone
 from pgn.method.generator import DirectGenerator, PromptGenerator, build_generator
 from pgn.method.inversion import require_whole_rows
 from pgn.method.library import RGBLibrary
@@ -16,7 +17,7 @@ from pgn.method.projection import projection_of
 from training.config import ENCODER_ALONE_RATE
 from training.methods.interface import Adapter, Method
 from training.methods.prompted import PromptedAdapter
-from training.methods.warm_start import start_encoder, start_generator
+from training.methods.warm_start import lends_encoder, start_encoder, start_generator
 from training.result import Reach
 
 if TYPE_CHECKING:
@@ -40,16 +41,23 @@ class PromptGeneration(Method):
     parameters = "E + (F + 1)*K*N + N*D"
     source = "Loedeman et al., arXiv 2210.06466"
 
-    def first(self, config: TrainConfig) -> TrainConfig | None:
+    def first(self, setting: Setting) -> TrainConfig | None:
         """The encoder learns the classes by itself, with a head that is then thrown away, if the config wants that.
 
         Through the frozen ViT it learns little in a short training: the gradient that reaches it has passed all blocks
         and a mixture that leans on one token. Alone it learns fast, and cheaply, for the ViT is not asked
         (docs/adr/0015).
         """
-        epochs = config.recipe.encoder_first
+        config, epochs = setting.config, setting.config.recipe.encoder_first
         if not epochs:
             return None
+        spec = generator_spec(config, setting.backbone)
+        for path, bundle in zip(config.start_from, setting.starts, strict=True):
+            if lends_encoder(bundle, spec):
+                raise UsageError(
+                    f"the encoder cannot both come from {path} and learn alone first",
+                    hint="leave --encoder-first or that --start-from away",
+                )
         changes = {"epochs": epochs, "encoder_first": 0, "encoder_rate": ENCODER_ALONE_RATE}
         recipe = config.recipe.model_copy(update=changes)
         other = {"method": "encoder", "out": config.out / ENCODER_FOLDER, "recipe": recipe}
@@ -70,7 +78,8 @@ class PromptGeneration(Method):
         An encoder that has learned alone (`first`) starts from there. With bundles to start from, their parts replace
         these (`warm_start`).
         """
-        spec, backbone = generator_spec(setting), setting.backbone
+        backbone = setting.backbone
+        spec = generator_spec(setting.config, backbone)
         if spec.library == "rgb":
             require_whole_rows(spec.num_prompts, backbone.grid)  # pixels have no other use
         generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
@@ -83,7 +92,7 @@ class PromptGeneration(Method):
         else:
             assert isinstance(generator, DirectGenerator)
             generator.last_layer.bias.data.copy_(_drawn(setting.patches(), spec.num_prompts).flatten())
-        if first := self.first(setting.config):
+        if first := self.first(setting):
             start_encoder(generator, first.out)
         for bundle in setting.starts:
             start_generator(generator, bundle)
@@ -103,13 +112,12 @@ class PromptGeneration(Method):
         return [group for group in groups if group["params"]]
 
 
-def generator_spec(setting: Setting) -> GeneratorSpec:
+def generator_spec(config: TrainConfig, backbone: FrozenBackbone) -> GeneratorSpec:
     """The shape of generator that the config asks for, on that backbone.
 
     Raises:
         UsageError: The centre crop is larger than what the encoder sees.
     """
-    config, backbone = setting.config, setting.backbone
     mlp = config.encoder == "mlp"
     input_size = min(config.input_size, backbone.spec.preprocess.size)
     if mlp and config.crop > input_size:

@@ -83,6 +83,13 @@ def _prompts(bundle: Bundle, count: int, method: str) -> Tensor:
     return torch.from_numpy(bundle.tensors["generator.prompts"].copy())
 
 
+def lends_encoder(bundle: Bundle, spec: GeneratorSpec) -> bool:
+    """Whether a generator of that shape takes its encoder from the bundle."""
+    return bundle.manifest.method == "pgn" and all(
+        getattr(bundle.manifest.generator, name) == getattr(spec, name) for name in _SHAPES["encoder"]
+    )
+
+
 def carried_over(generator: Generator, bundle: Bundle) -> str:
     """What a generator that goes on from a bundle has of it, and what not for which reason; in words, for the user."""
     if bundle.manifest.method == "iip":

@@ -32,7 +32,7 @@ CASES = [
 def _letters(setting: Setting) -> dict[str, int]:
     """What the letters of a formula stand for in that run."""
     config, backbone = setting.config, setting.backbone
-    encoder = build_encoder(generator_spec(setting))
+    encoder = build_encoder(generator_spec(setting.config, setting.backbone))
     side = backbone.grid * backbone.patch_size
     return {
         "K": config.recipe.num_prompts,

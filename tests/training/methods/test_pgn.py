@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pgn.method.encoders import build_encoder
 from pgn.method.generator import DirectGenerator, PromptGenerator
 from pgn.method.library import MARGIN, RGBLibrary
 from pgn.method.projection import PatchInverse
+from tests.toys import make_bundle
 from training.heads import PlainHead, start_head
 from training.methods import METHODS
 from training.methods.pgn import PromptGeneration, generator_spec
@@ -56,7 +59,7 @@ def test_every_variant_learns_with_all_its_parameters(variant: dict, make_settin
     grouped = [parameter for group in METHODS["pgn"].groups(adapter, setting.config) for parameter in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in adapter.parameters()}
     assert all(parameter.grad is not None for parameter in grouped)
-    config, encoder = setting.config, build_encoder(generator_spec(setting))
+    config, encoder = setting.config, build_encoder(generator_spec(setting.config, setting.backbone))
     letters = {
         "E": count_parameters(encoder.parameters()),
         "F": encoder.features,
@@ -95,13 +98,23 @@ def test_each_prompt_of_a_fresh_pgn_leans_on_a_token_of_its_own(
 
 def test_an_encoder_alone_is_the_same_run_but_for_the_prompts(make_setting: Callable[..., Setting]) -> None:
     """What decides about images and steps stays; what only a PGN has does not get in the way."""
-    config = make_setting(encoder_first=7, head="prototypes", library="none", augment="paper", seed=3).config
-    first = METHODS["pgn"].first(config)
+    setting = make_setting(encoder_first=7, head="prototypes", library="none", augment="paper", seed=3)
+    config, first = setting.config, METHODS["pgn"].first(setting)
     assert first is not None
     assert (first.method, first.head, first.recipe.epochs) == ("encoder", "linear", 7)
     assert (first.augment, first.seed, first.dataset) == ("paper", 3, config.dataset)
-    assert METHODS["encoder"].first(first) is None
-    assert METHODS["iip"].first(config) is None
+    assert METHODS["encoder"].first(replace(setting, config=first)) is None
+    assert METHODS["iip"].first(setting) is None
+
+
+def test_an_encoder_has_one_origin(make_setting: Callable[..., Setting], tmp_path: Path) -> None:
+    """A bundle's would go over the one that learned alone; its other parts may be lent."""
+    digest = make_setting().backbone.digest
+    bundle = make_bundle(tmp_path, "shapes", digest)
+    with pytest.raises(UsageError, match=f"cannot both come from {bundle} and learn alone first"):
+        METHODS["pgn"].first(make_setting(encoder_first=7, start_from=(bundle,)))
+    wider = make_setting(encoder_first=7, start_from=(bundle,), encoder_width=8)
+    assert METHODS["pgn"].first(wider) is not None
 
 
 def test_a_latent_library_starts_as_patch_tokens(make_setting: Callable[..., Setting]) -> None:

@@ -251,11 +251,11 @@ class TestWhere:
     def test_a_folder_without_a_bundle_is_refused(
         self, result: dict | None, tmp_path: Path, make_setting: MakeSetting
     ) -> None:
-        """A run that has not ended, or of a method that makes none."""
+        """No run at all, or one of a method that makes none."""
         (tmp_path / "other").mkdir()
         if result is not None:
             (tmp_path / "other" / "result.json").write_text(json.dumps(result))
-        with pytest.raises(UsageError, match="is no folder of a finished run with a bundle"):
+        with pytest.raises(UsageError, match="is no folder of a run with a bundle"):
             _generator(make_setting(start_from=(tmp_path / "other",)))
 
     def test_a_bundle_of_another_backbone_is_refused(self, tmp_path: Path, make_setting: MakeSetting) -> None:
