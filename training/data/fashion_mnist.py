@@ -15,6 +15,7 @@ import numpy as np
 
 from pgn.bundle import write_atomically
 from pgn.errors import DataInvalid
+from training.data.alone import alone
 from training.data.dataset import Dataset, Example
 from training.data.reading import from_array
 from training.data.splitting import draw_stratified
@@ -62,10 +63,12 @@ def find_files(data_dir: Path) -> Path:
             if _is_complete(folder):
                 return folder
         target.mkdir(parents=True, exist_ok=True)  # before anything is downloaded for nothing
-        for fetch in (_fetch_debian_package, _fetch_with_torchvision):
-            fetch(target)
-            if _is_complete(target):
-                return target
+        with alone(target):
+            for fetch in (_fetch_debian_package, _fetch_with_torchvision):
+                if not _is_complete(target):
+                    fetch(target)
+        if _is_complete(target):
+            return target
     raise DataInvalid(
         f"Fashion-MNIST is neither in {data_dir}, {target} nor /{DEBIAN_FOLDER}, and could not be downloaded",
         hint=f"put the four files ({', '.join(sum(FILES.values(), ()))}) into {target}, or "

@@ -7,6 +7,7 @@ ValueError. `open_entry` makes one clear line of both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from training.data.alone import alone
 from training.data.dataset import Example
 from training.data.reading import from_array, read_file
 
@@ -73,17 +75,16 @@ def array_examples(name: str, pictures: np.ndarray, labels: Iterable[int]) -> li
 
 
 def or_download(dataset: Callable[..., T], root: Path, **options: object) -> T:
-    """The set of torchvision at `root`, downloaded first if it is not there.
+    """The set of torchvision at `root`, downloaded first if it is not there, by one process alone.
 
     Raises:
         FileNotFoundError: It is not there and cannot be downloaded.
     """
     try:
-        return dataset(root, download=False, **options)
-    except RuntimeError:  # torchvision: not found, or a digest is wrong
-        pass
-    try:
-        return dataset(root, download=True, **options)
+        with alone(root):
+            with suppress(RuntimeError):  # torchvision: not found, or a digest is wrong
+                return dataset(root, download=False, **options)
+            return dataset(root, download=True, **options)
     except (RuntimeError, OSError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(f"the download into {root} failed: {reason}") from error

@@ -1,0 +1,53 @@
+"""Downloads that several processes ask for at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from training.data.alone import alone
+from training.data.named.parts import or_download
+
+
+class _Set:
+    """Stands for a data set of torchvision whose download takes so long that somebody else asks for it meanwhile."""
+
+    downloads = 0
+
+    def __init__(self, root: Path, *, download: bool) -> None:
+        if download:
+            type(self).downloads += 1
+            if self.downloads == 1:
+                other = Thread(target=or_download, args=(_Set, root), daemon=True)
+                other.start()
+                other.join(0.3)  # it would be through by now if it did not wait
+            root.mkdir(exist_ok=True)
+            (root / "images").touch()
+        elif not (root / "images").exists():
+            raise RuntimeError("Dataset not found. You can use download=True to download it")
+
+
+def test_what_two_ask_for_is_downloaded_once(tmp_path: Path) -> None:
+    """Else one would unpack over what the other is reading."""
+    or_download(_Set, tmp_path / "data" / "flowers")
+    with alone(tmp_path / "data" / "flowers"):  # the other one is through
+        assert _Set.downloads == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+    """Images on a volume that is mounted read-only."""
+    (tmp_path / "data" / "flowers").mkdir(parents=True)
+    (tmp_path / "data" / "flowers" / "images").touch()
+    (tmp_path / "data").chmod(0o555)
+    assert isinstance(or_download(_Set, tmp_path / "data" / "flowers"), _Set)
+
+
+def test_a_file_in_the_place_of_the_data_folder_is_passed_by(tmp_path: Path) -> None:
+    """The reader says what is wrong with it."""
+    (tmp_path / "data").touch()
+    with alone(tmp_path / "data" / "flowers"):
+        pass
