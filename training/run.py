@@ -212,10 +212,13 @@ def best_so_far(folder: Path) -> BestSoFar | None:
     file = folder / CHECKPOINT_FILE
     if not file.exists():
         return None
-    images = _read_images(folder)
+    images = images_of_run(folder)
     with _clear_damage(file):
+        if images is None:
+            raise KeyError(f"{IMAGES_FILE} is missing")
         state = torch.load(file, map_location="cpu", weights_only=True)
-        return BestSoFar(config_of_run(folder), images.classes, state["seen"]["backbone"], state["progress"]["best"])
+        backbone, best = state["seen"]["backbone"], state["progress"]["best"]
+        return BestSoFar(config_of_run(folder), images.classes, backbone, best)
 
 
 @contextmanager
@@ -280,17 +283,23 @@ def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]
 
 
 def _refuse_other_images(path: Path, here: ImageList) -> None:
-    if not (path / IMAGES_FILE).exists():  # a run begun before there was such a file
-        return
-    if changes := _read_images(path).changes(here):
+    there = images_of_run(path)
+    if there and (changes := there.changes(here)):
         raise UsageError(
             f"the images of {path} have changed since it was begun: {', '.join(changes)}",
             hint="give another --out, or delete it",
         )
 
 
-def _read_images(path: Path) -> ImageList:
-    file = path / IMAGES_FILE
+def images_of_run(folder: Path) -> ImageList | None:
+    """The images of the run in `folder`; None if it was begun before runs wrote them down.
+
+    Raises:
+        ArtefactError: The list is damaged.
+    """
+    file = folder / IMAGES_FILE
+    if not file.exists():
+        return None
     try:
         return ImageList.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:

@@ -1,4 +1,5 @@
-"""Looking into a trained bundle: where it errs, how sure it is, what its prompts do inside the frozen ViT.
+"""Looking into what was trained: where it errs, how sure it is, what a bundle's prompts do inside the frozen ViT.
 
-Read in this order: subject (a bundle with its images), study (all its inner values, once), then one file a question.
+Read in this order: subject (a bundle with its images), answers (its own, and those of methods that make no bundle), study
+(a bundle's inner values, once), then one file a question.
 """

@@ -1,4 +1,4 @@
-"""What the report says of one run: its curves, and of a bundle all that looking into it has found."""
+"""What the report says of one run: its curves, its answers, and of a bundle what looking into it has found."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from training.analysis.answers import Answers
 from training.analysis.clusters import LABELS, mutual_information, vectors_of
 from training.analysis.confidence import Reliability, reliability
 from training.analysis.mistakes import class_accuracies, most_confused, surest_mistakes
@@ -76,8 +77,8 @@ class LookedAt:
 
 
 @dataclass(frozen=True)
-class Insight:
-    """All that looking into a bundle has found."""
+class Answered:
+    """How a method's answers are, of whatever method."""
 
     classes: list[ClassRow]
     confusion: list[list[int]] | None
@@ -88,6 +89,12 @@ class Insight:
     images: int
     calibration: Reliability
     calibration_figure: Markup
+
+
+@dataclass(frozen=True)
+class Insight:
+    """What a bundle's prompts do inside the frozen ViT."""
+
     usage: Usage | None
     usage_figure: Markup | None
     gallery: list[Token]
@@ -104,24 +111,25 @@ class Insight:
 
 @dataclass(frozen=True)
 class Chapter:
-    """One run of the report; without `insight` if its method is not served."""
+    """One run of the report; without `insight` if its method makes no bundle."""
 
     standing: Standing
     curves: list[Markup]
-    command: str | None = None
-    class_names: tuple[str, ...] = ()
-    insight: Insight | None = None
+    command: str
+    class_names: tuple[str, ...]
+    answered: Answered
+    insight: Insight | None
 
 
 def write_chapter(
-    standing: Standing, folder: Path, subject: Subject | None = None, found: Study | None = None
+    standing: Standing,
+    folder: Path,
+    command: str,
+    answers: Answers,
+    insight: Insight | None = None,
 ) -> Chapter:
-    """The chapter of a run; with a subject and its study, all about the bundle too."""
-    curves = _curves(standing, folder / LOG_FILE)
-    if subject is None or found is None:
-        return Chapter(standing, curves)
-    command = subject.bundle.manifest.training.get("command")
-    return Chapter(standing, curves, command, subject.classes, _look(subject, found))
+    """The chapter of a run in `folder`, which `command` made."""
+    return Chapter(standing, _curves(standing, folder / LOG_FILE), command, answers.classes, _judge(answers), insight)
 
 
 def _curves(standing: Standing, log: Path) -> list[Markup]:
@@ -134,22 +142,18 @@ def _curves(standing: Standing, log: Path) -> list[Markup]:
     ]
 
 
-def _look(subject: Subject, found: Study) -> Insight:
-    probabilities, labels, names = subject.probabilities(), subject.images.labels, subject.classes
+def _judge(answers: Answers) -> Answered:
+    probabilities, labels, names = answers.probabilities, answers.images.labels, answers.classes
     confusion = confusion_matrix(probabilities.argmax(1), labels, len(names))
     sure = reliability(probabilities, labels)
-    vectors = vectors_of(found)
-    usage = library_usage(found.mixture) if found.mixture is not None else None
-    patches = subject.predictor.backbone.grid**2
-    on_prompts = found.attention[:, patches:]
-    return Insight(
-        classes=_class_rows(subject, confusion),
+    return Answered(
+        classes=_class_rows(names, confusion),
         confusion=confusion.tolist() if len(names) <= MOST_CELLS else None,
         confusion_picture=with_shares(confusion) if len(names) > MOST_CELLS else None,
         confused=[(names[label], names[answer], count) for label, answer, count in most_confused(confusion, CONFUSED)],
         wrong=[
             WrongAnswer(
-                picture(subject.images.pixels(torch.tensor([mistake.image]))[0]),
+                picture(answers.images.pixels(torch.tensor([mistake.image]))[0]),
                 names[mistake.label],
                 names[mistake.answer],
                 mistake.confidence,
@@ -160,6 +164,16 @@ def _look(subject: Subject, found: Study) -> Insight:
         images=len(labels),
         calibration=sure,
         calibration_figure=reliability_diagram(sure, alt="Accuracy against confidence"),
+    )
+
+
+def look_inside(subject: Subject, found: Study) -> Insight:
+    """What the prompts of the subject do, as its study has found."""
+    vectors = vectors_of(found)
+    usage = library_usage(found.mixture) if found.mixture is not None else None
+    patches = subject.predictor.backbone.grid**2
+    on_prompts = found.attention[:, patches:]
+    return Insight(
         usage=usage,
         usage_figure=_usage_figure(usage) if usage else None,
         gallery=_gallery(subject, found),
@@ -178,7 +192,7 @@ def _look(subject: Subject, found: Study) -> Insight:
     )
 
 
-def _class_rows(subject: Subject, confusion: Tensor) -> list[ClassRow]:
+def _class_rows(names: tuple[str, ...], confusion: Tensor) -> list[ClassRow]:
     """The worst class first."""
     often, mistaken = confusion.clone().fill_diagonal_(0).max(1)
     rows = [
@@ -186,9 +200,9 @@ def _class_rows(subject: Subject, confusion: Tensor) -> list[ClassRow]:
             name=name,
             images=int(confusion[label].sum()),
             accuracy=accuracy,
-            mistaken_for=f"{subject.classes[int(mistaken[label])]} ({int(often[label])})" if often[label] else "–",
+            mistaken_for=f"{names[int(mistaken[label])]} ({int(often[label])})" if often[label] else "–",
         )
-        for label, (name, accuracy) in enumerate(zip(subject.classes, class_accuracies(confusion), strict=True))
+        for label, (name, accuracy) in enumerate(zip(names, class_accuracies(confusion), strict=True))
     ]
     return sorted(rows, key=lambda row: math.inf if row.accuracy is None else row.accuracy)
 

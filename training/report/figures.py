@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from training.analysis.confidence import Reliability
 
+_NUMBERS: Final = count()  # of the figures that this process has drawn
 _INK: Final = "#010203"  # drawn with this, written as currentColor
 ACCENT, OTHER, QUIET = "#3b82c4", "#d9722b", "#8a8f98"  # to be seen on white and on black
 _SIZE: Final = (4.4, 3.1)  # inches; so small that a phone shows the text at its full size
@@ -126,7 +128,7 @@ def _svg(figure: Figure, alt: str) -> Markup:
     for axes in figure.axes:
         axes.patch.set_alpha(0)
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": alt}):  # several figures share a page, so their ids must differ
+    with mpl.rc_context({"svg.hashsalt": f"{alt} {next(_NUMBERS)}"}):  # figures share a page, so their ids must differ
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")

@@ -15,15 +15,18 @@ from torch import Tensor
 from pgn import __version__
 from pgn.bundle import read_bundle, write_atomically
 from pgn.errors import UsageError
+from training.analysis.answers import answers_of, answers_of_run
 from training.analysis.clusters import prompt_map
 from training.analysis.study import Study, study
 from training.analysis.subject import Subject, open_subject
+from training.config import command
 from training.data.dataset import SplitName
 from training.disk import clear_disk_errors
-from training.report.chapter import Chapter, write_chapter
+from training.report.chapter import Chapter, look_inside, write_chapter
 from training.report.figures import scatter
 from training.report.standings import Standing, standing_of_bundle, standing_of_run
 from training.result import read_result
+from training.run import config_of_run
 
 _MOST_COLOURS = 20  # more groups than that nobody tells apart
 _ON_MAP = 400  # images of one bundle on the map
@@ -50,8 +53,7 @@ def write_page(
     """Write the page about these runs and bundles to `out`.
 
     Args:
-        paths: Folders of finished runs, of any method, and bundle files. Methods that are not served have a line in
-            the table and curves; bundles are looked into as well.
+        paths: Folders of finished runs, of any method, and bundle files; what prompts do is looked into for bundles.
         out: The HTML file.
         backbone: Folder of the frozen ViT, if it has moved.
         split: The images that bundles are asked about.
@@ -71,9 +73,11 @@ def write_page(
             subject = open_subject(folder / standing.bundle, backbone=backbone, split=split, data_dir=data_dir)
             found = study(subject)
             looked_into.append((subject, found))
-            chapters.append(write_chapter(standing, folder, subject, found))
+            answers, insight = answers_of(subject), look_inside(subject, found)
+            chapters.append(write_chapter(standing, folder, command(subject.config), answers, insight))
         else:
-            chapters.append(write_chapter(standing, folder))
+            answers = answers_of_run(folder, backbone=backbone, split=split, data_dir=data_dir)
+            chapters.append(write_chapter(standing, folder, command(config_of_run(folder)), answers))
     page = _render(
         title=title or ", ".join(dict.fromkeys(standing.dataset for standing in standings)),
         split=split,

@@ -88,6 +88,13 @@ def test_the_page_is_well_formed(outline: Outline) -> None:
     assert [name for name, count in outline.ids.items() if count > 1] == []
 
 
+def test_two_chapters_of_the_same_run_share_no_id(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Their figures are drawn alike and have the same words."""
+    write_page([runs["linear"], runs["linear"]], tmp_path / "page.html")
+    ids = Outline((tmp_path / "page.html").read_text()).ids
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
 def test_every_picture_has_words(outline: Outline) -> None:
     """For who does not see them."""
     assert outline.unnamed == []
@@ -100,8 +107,8 @@ def test_headings_step_down_one_at_a_time(outline: Outline) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_a_served_run_has_all_its_sections(outline: Outline) -> None:
-    """What the analyses found, and the map of the prompts at the end."""
+def test_every_run_has_its_answers_and_a_served_one_what_its_prompts_do(outline: Outline) -> None:
+    """A rival's mistakes can be looked at beside the PGN's; the map of the prompts is at the end."""
     titles = [title for _, title in outline.headings]
     assert titles == [
         "digits",
@@ -122,6 +129,10 @@ def test_a_served_run_has_all_its_sections(outline: Outline) -> None:
         "linear on digits, seed 0",
         "Loss over the epochs",
         "Accuracy over the epochs",
+        "Is it as right as it is sure?",
+        "Class by class",
+        "Confusion matrix",
+        "Wrong while most sure",
         "Map of the prompts",
         "Prompts on toy, 4 an image",
     ]
