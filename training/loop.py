@@ -207,7 +207,8 @@ def find_gradients(
             rngs = sample_rngs(share, seed=config.seed, epoch=epoch)
             torch.manual_seed(config.seed * 1_000_003 + step * config.accumulate + number)  # a method's dropout
             pixels = setting.train.pixels(share[:, 0])
-            pixels = augment(config.augment, pixels, rngs, shift=config.shift, flip=setting.flip)
+            turned = {"flip": setting.flip, "upside_down": setting.flip and setting.dataset.upside_down}
+            pixels = augment(config.augment, pixels, rngs, shift=config.shift, **turned)
             labels = setting.train.labels[share[:, 0]].to(fabric.device)
             kept = draw_kept(setting.backbone, config.keep, rngs)
             # Fabric's wrapper of a module, which it asks for here, has no public name.

@@ -39,6 +39,7 @@ def augment(
     *,
     shift: float,
     flip: bool,
+    upside_down: bool = False,
 ) -> Tensor:
     """Images as a training step sees them.
 
@@ -48,6 +49,7 @@ def augment(
         rngs: B sources of chance.
         shift: Largest offset for `small`, as a share of the side.
         flip: Whether mirrored images keep their meaning.
+        upside_down: Whether images upside down do, too; of interest to `paper` alone, which turns CLEVR's.
 
     Returns:
         (B, S, S, 3) uint8.
@@ -56,7 +58,9 @@ def augment(
         return pixels
     if kind == "small":
         return shift_and_flip(pixels, rngs, shift=shift, flip=flip)
-    changed = [_paper(image, rng, flip=flip) for image, rng in zip(pixels.numpy(), rngs, strict=True)]
+    changed = [
+        _paper(image, rng, flip=flip, upside_down=upside_down) for image, rng in zip(pixels.numpy(), rngs, strict=True)
+    ]
     return torch.from_numpy(np.stack(changed))
 
 
@@ -75,10 +79,11 @@ def shift_and_flip(pixels: Tensor, rngs: Sequence[torch.Generator], *, shift: fl
     return pixels[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _paper(pixels: np.ndarray, rng: torch.Generator, *, flip: bool) -> np.ndarray:
+def _paper(pixels: np.ndarray, rng: torch.Generator, *, flip: bool, upside_down: bool) -> np.ndarray:
     """The paper's changes of one (S, S, 3) image, in its order: colour jitter, grey, solarise, mirror.
 
-    The authors' random crop covers the whole image, so it is left out. Source: Loedeman et al., BMVC 2024, released
+    The authors' random crop covers the whole image, so it is left out; but for CLEVR, where it moves along the longer
+    side, which a square no longer has. Source: Loedeman et al., BMVC 2024, released
     code; probabilities and ranges are torchvision's terms.
     """
     image = Image.fromarray(pixels)
@@ -90,6 +95,8 @@ def _paper(pixels: np.ndarray, rng: torch.Generator, *, flip: bool) -> np.ndarra
         image = TF.solarize(image, _SOLARISE_FROM)
     if flip and _chance(rng) < 0.5:
         image = TF.hflip(image)
+    if upside_down and _chance(rng) < 0.5:
+        image = TF.vflip(image)
     return np.asarray(image)
 
 

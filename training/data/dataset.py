@@ -62,6 +62,7 @@ class Dataset:
         class_sources: For a union, the set that each class comes from.
         set_texts: For a union, the texts of each class in its own set.
         may_lack: Labels that need no training image; a published list may leave some classes out.
+        upside_down: Whether an image keeps its meaning upside down as well, as countable things do.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Dataset:
     class_sources: tuple[str, ...] | None = None
     set_texts: tuple[ClassText, ...] | None = None
     may_lack: frozenset[int] = frozenset()
+    upside_down: bool = False
 
     @property
     def class_texts(self) -> tuple[ClassText, ...]:

@@ -30,7 +30,7 @@ def union(datasets: Sequence[Dataset]) -> Dataset:
     """All images of all sets; the class list is the sets' lists, one after the other.
 
     A class name that two sets have becomes "<set>/<name>"; to a text encoder each class is told as in its own set.
-    Mirroring is allowed only if every set allows it.
+    Mirroring, left to right or upside down, is allowed only if every set allows it.
 
     Raises:
         UsageError: Two sets have the same name; `with_distinct_names` mends that.
@@ -48,6 +48,7 @@ def union(datasets: Sequence[Dataset]) -> Dataset:
         val=_joined(datasets, "val"),
         test=_joined(datasets, "test"),
         flip=all(dataset.flip for dataset in datasets),
+        upside_down=all(dataset.upside_down for dataset in datasets),
         licence="; ".join(f"{dataset.name}: {dataset.licence}" for dataset in datasets),
         class_sources=tuple(dataset.name for dataset in datasets for _ in dataset.classes),
         set_texts=tuple(text for dataset in datasets for text in dataset.class_texts),

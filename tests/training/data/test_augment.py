@@ -59,6 +59,20 @@ def test_the_papers_mirror_is_the_only_change_of_place() -> None:
     assert 60 < (edges[:, 0] < edges[:, 1]).sum() < 140
 
 
+def test_what_may_be_is_turned_upside_down_half_of_the_time() -> None:
+    """As the authors do with CLEVR, whose counts stay what they are; a few are solarised, so light and dark change."""
+    marked = torch.zeros(200, 8, 8, 3, dtype=torch.uint8)
+    marked[:, 0] = 255
+    draws = torch.stack([torch.arange(200), torch.zeros(200, dtype=torch.int64)], dim=1)
+
+    def turned(*, upside_down: bool) -> int:
+        changed = augment("paper", marked, _rngs(draws), shift=0.0, flip=True, upside_down=upside_down).float()
+        return int((changed[:, 0].mean((1, 2)) < changed[:, -1].mean((1, 2))).sum())
+
+    assert 60 < turned(upside_down=True) < 140
+    assert turned(upside_down=False) < 20
+
+
 def test_without_shift_and_flip_nothing_changes() -> None:
     """Both can be turned off."""
     assert torch.equal(shift_and_flip(PIXELS, _rngs(), shift=0.0, flip=False), PIXELS)

@@ -223,6 +223,7 @@ def _pgn() -> Iterator[Entry]:
         first_files=("{folder}/CLEVR_v1.0/scenes/CLEVR_train_scenes.json",),
         licence="CC BY 4.0 (Johnson 2017)",
         template="This is a photo of {} objects",
+        upside_down=True,
     )
 
 

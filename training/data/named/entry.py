@@ -48,6 +48,7 @@ class Entry:
         licence: As far as known.
         first_files: Below the data folder, what its reader opens first; one of them tells the set from an empty folder.
             {folder} stands for the set's folder, * for any name.
+        upside_down: Whether an image upside down keeps its meaning, too; the paper turns CLEVR's.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Entry:
     flip: bool = True
     has_every_class: bool = True
     first_files: tuple[str, ...] = ()
+    upside_down: bool = False
 
     def folder(self, data_dir: Path) -> Path:
         """Where its files lie, or should be put."""
@@ -120,6 +122,7 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
         val=tuple(val),
         test=tuple(parts.test),
         flip=entry.flip,
+        upside_down=entry.upside_down,
         template=entry.template,
         licence=entry.licence,
         may_lack=frozenset() if entry.has_every_class else frozenset(range(len(parts.classes))),
