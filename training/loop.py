@@ -207,7 +207,7 @@ def find_gradients(
             rngs = sample_rngs(share, seed=config.seed, epoch=epoch)
             torch.manual_seed(config.seed * 1_000_003 + step * config.accumulate + number)  # a method's dropout
             pixels = setting.train.pixels(share[:, 0])
-            turned = {"flip": setting.flip, "upside_down": setting.flip and setting.dataset.upside_down}
+            turned = {"flip": setting.flip, "upside_down": setting.upside_down}
             pixels = augment(config.augment, pixels, rngs, shift=config.shift, **turned)
             labels = setting.train.labels[share[:, 0]].to(fabric.device)
             kept = draw_kept(setting.backbone, config.keep, rngs)

@@ -45,6 +45,11 @@ class Setting:
         return self.dataset.flip if self.config.flip is None else self.config.flip
 
     @property
+    def upside_down(self) -> bool:
+        """Whether the paper's augmentation also turns images upside down."""
+        return self.flip and self.dataset.upside_down
+
+    @property
     def template(self) -> str | None:
         """The sentence that names a class; None for a union of sets that have several."""
         own = {text.template for text in self.dataset.class_texts}
