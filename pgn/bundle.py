@@ -208,6 +208,10 @@ def read_bundle(path: Path, *, backbone: str | None = None) -> Bundle:
         BundleIncompatible: Trained for another backbone.
     """
     match = _FILE_NAME.match(path.name)
+    if not match and not path.exists():
+        raise BundleMissing(
+            f"{path} does not exist", hint="give a bundle's file, or the folder of the run that made it"
+        )
     if not match:
         raise BundleInvalid(f"{path.name} is not named <dataset>.<16 hex digits>.safetensors")
     data = _map(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ from pgn.backbone_spec import BackboneSpec
 from pgn.errors import PgnError, UsageError
 from pgn.settings import load_settings
 
+_MistypedError: Any = typer.BadParameter.__mro__[1]  # Click's UsageError, wherever this version of Typer has its Click
 TRAIN, SERVE, STORE = "Train", "Serve", "Model store"
 RUN, DATA, METHOD = "The run", "The images", "The method"
 LEARNING, RIVALS = "How it learns", "Other methods' own options"
@@ -66,23 +67,39 @@ def train(
     recipe: Annotated[
         str | None, typer.Option(help="Options that come with the project: paper or small.", rich_help_panel=RUN)
     ] = None,
-    backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT.", rich_help_panel=RUN)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all that is drawn at random.", rich_help_panel=RUN)] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the frozen ViT.", show_default="model_store/backbones/pgn-vit-128", rich_help_panel=RUN
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all that is drawn at random.", show_default="0", rich_help_panel=RUN)
+    ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Where features of the plain ViT are kept.", rich_help_panel=RUN)
+        Path | None,
+        typer.Option(
+            help="Where features of the plain ViT are kept.", show_default=".cache/features", rich_help_panel=RUN
+        ),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.", rich_help_panel=RUN)
     ] = False,
     metrics_port: Annotated[
         int | None,
-        typer.Option(help="Serve Prometheus metrics at all addresses; 0 takes a free port.", rich_help_panel=RUN),
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Serve Prometheus metrics at all addresses; 0 takes a free port.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name to serve it under; by default the data set's.", rich_help_panel=DATA)
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where named data sets lie or are put.", rich_help_panel=DATA)
+        Path | None,
+        typer.Option(help="Where named data sets lie or are put.", show_default="data", rich_help_panel=DATA),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Most training images of a class.", rich_help_panel=DATA)] = None,
     limit_val: Annotated[
@@ -98,7 +115,12 @@ def train(
         str | None, typer.Option(help="Class text for --head text, e.g. 'a photo of a {}'.", rich_help_panel=DATA)
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="pgn, or another of docs/methods.md to compare with.", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(
+            help="Or zero-shot, linear, full, encoder, iip, vp, vpt-shallow, vpt-deep, vapt, to compare with.",
+            show_default="pgn",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     head: Annotated[
         Literal["linear", "text", "prototypes"] | None,
@@ -112,8 +134,12 @@ def train(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(help="K, prompts an image.", rich_help_panel=METHOD)] = None,
-    library_size: Annotated[int | None, typer.Option(help="N, tokens in the library.", rich_help_panel=METHOD)] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option(help="K, prompts an image.", show_default="8", rich_help_panel=METHOD)
+    ] = None,
+    library_size: Annotated[
+        int | None, typer.Option(help="N, tokens in the library.", show_default="64", rich_help_panel=METHOD)
+    ] = None,
     start_from: Annotated[
         list[Path] | None,
         typer.Option(
@@ -122,39 +148,61 @@ def train(
     ] = None,
     encoder: Annotated[
         Literal["resnet10", "resnet18", "mlp"] | None,
-        typer.Option(help="The generator's image encoder.", rich_help_panel=METHOD),
+        typer.Option(help="The generator's image encoder.", show_default="resnet10", rich_help_panel=METHOD),
     ] = None,
     encoder_width: Annotated[
-        int | None, typer.Option(help="Channels of the encoder's first layer.", rich_help_panel=METHOD)
+        int | None,
+        typer.Option(help="Channels of the encoder's first layer.", show_default="16", rich_help_panel=METHOD),
     ] = None,
     input_size: Annotated[
-        int | None, typer.Option(help="Side in pixels of what the encoder sees.", rich_help_panel=METHOD)
+        int | None,
+        typer.Option(help="Side in pixels of what the encoder sees.", show_default="64", rich_help_panel=METHOD),
     ] = None,
     crop: Annotated[
-        int | None, typer.Option(help="Side in pixels of the centre that --encoder mlp sees.", rich_help_panel=METHOD)
+        int | None,
+        typer.Option(
+            help="Side in pixels of the centre that --encoder mlp sees.", show_default="32", rich_help_panel=METHOD
+        ),
     ] = None,
     hidden: Annotated[
-        int | None, typer.Option(help="Hidden width of --encoder mlp and --projection mlp.", rich_help_panel=METHOD)
+        int | None,
+        typer.Option(
+            help="Hidden width of --encoder mlp and --projection mlp.", show_default="256", rich_help_panel=METHOD
+        ),
     ] = None,
     projection: Annotated[
         Literal["linear", "mlp"] | None,
-        typer.Option(help="From the encoder's features to the mixture.", rich_help_panel=METHOD),
+        typer.Option(help="From the encoder's features to the mixture.", show_default="linear", rich_help_panel=METHOD),
     ] = None,
     library: Annotated[
         Literal["latent", "rgb", "none"] | None,
-        typer.Option(help="Tokens, patches of pixels, or no library at all.", rich_help_panel=METHOD),
+        typer.Option(
+            help="Tokens, patches of pixels, or no library at all.", show_default="latent", rich_help_panel=METHOD
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images.", rich_help_panel=LEARNING)
+        int | None,
+        typer.Option(
+            help="Passes over the training images.", show_default="by number of images", rich_help_panel=LEARNING
+        ),
     ] = None,
     encoder_first: Annotated[
-        int | None, typer.Option(help="pgn: epochs of its encoder alone, before prompts.", rich_help_panel=LEARNING)
+        int | None,
+        typer.Option(
+            help="pgn: epochs of its encoder alone, before prompts.", show_default="0", rich_help_panel=LEARNING
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images of a micro-batch, by default of a step.", rich_help_panel=LEARNING)
+        int | None,
+        typer.Option(
+            help="Images of a micro-batch, by default of a step.", show_default="32", rich_help_panel=LEARNING
+        ),
     ] = None,
     library_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of the library or the prompts.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(
+            help="Learning rate of the library or the prompts.", show_default="0.01", rich_help_panel=LEARNING
+        ),
     ] = None,
     encoder_rate: Annotated[
         float | None,
@@ -164,20 +212,25 @@ def train(
         ),
     ] = None,
     head_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of the linear head.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(help="Learning rate of the linear head.", show_default="0.001", rich_help_panel=LEARNING),
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-batches of a step; by default 1 a process.", rich_help_panel=LEARNING)
     ] = None,
     optimizer: Annotated[
-        Literal["adamw", "sgd"] | None, typer.Option(help="AdamW, or SGD with momentum 0.9.", rich_help_panel=LEARNING)
+        Literal["adamw", "sgd"] | None,
+        typer.Option(help="AdamW, or SGD with momentum 0.9.", show_default="adamw", rich_help_panel=LEARNING),
     ] = None,
     schedule: Annotated[
         Literal["cosine", "paper"] | None,
-        typer.Option(help="A rate for each step, or the paper's for each epoch.", rich_help_panel=LEARNING),
+        typer.Option(
+            help="A rate for each step, or the paper's for each epoch.", show_default="cosine", rich_help_panel=LEARNING
+        ),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Of all that learns but tokens and prompts.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(help="Of all that learns but tokens and prompts.", show_default="0.01", rich_help_panel=LEARNING),
     ] = None,
     clip_norm: Annotated[
         float | None, typer.Option(help="Longest gradient; longer ones are scaled down.", rich_help_panel=LEARNING)
@@ -187,16 +240,25 @@ def train(
     ] = None,
     augment: Annotated[
         Literal["small", "paper", "none"] | None,
-        typer.Option(help="Shift and flip, the paper's colours, or nothing.", rich_help_panel=LEARNING),
+        typer.Option(
+            help="Shift and flip, the paper's colours, or nothing.", show_default="small", rich_help_panel=LEARNING
+        ),
     ] = None,
     warmup: Annotated[
-        float | None, typer.Option(help="Share of the steps in which the rates rise.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(help="Share of the steps in which the rates rise.", show_default="0.1", rich_help_panel=LEARNING),
     ] = None,
     shift: Annotated[
-        float | None, typer.Option(help="Largest random shift, as a share of the side.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(
+            help="Largest random shift, as a share of the side.", show_default="0.03", rich_help_panel=LEARNING
+        ),
     ] = None,
     keep: Annotated[
-        float | None, typer.Option(help="Share of an image's patches that a step sees.", rich_help_panel=LEARNING)
+        float | None,
+        typer.Option(
+            help="Share of an image's patches that a step sees.", show_default="1.0", rich_help_panel=LEARNING
+        ),
     ] = None,
     bf16: Annotated[
         bool | None, typer.Option(help="Frozen ViT in bfloat16 while training.", rich_help_panel=LEARNING)
@@ -206,19 +268,23 @@ def train(
     ] = None,
     frame: Annotated[int | None, typer.Option(help="vp: width of the frame in pixels.", rich_help_panel=RIVALS)] = None,
     frame_std: Annotated[
-        float | None, typer.Option(help="vp: standard deviation of its start.", rich_help_panel=RIVALS)
+        float | None,
+        typer.Option(help="vp: standard deviation of its start.", show_default="0.0", rich_help_panel=RIVALS),
     ] = None,
     prompt_dropout: Annotated[
-        float | None, typer.Option(help="vpt-deep, vapt: share dropped in training.", rich_help_panel=RIVALS)
+        float | None,
+        typer.Option(help="vpt-deep, vapt: share dropped in training.", show_default="0.1", rich_help_panel=RIVALS),
     ] = None,
     vapt_kernel: Annotated[
-        int | None, typer.Option(help="vapt: side of its convolution in patches.", rich_help_panel=RIVALS)
+        int | None,
+        typer.Option(help="vapt: side of its convolution in patches.", show_default="2", rich_help_panel=RIVALS),
     ] = None,
     vapt_rank: Annotated[
-        int | None, typer.Option(help="vapt: width of its bottleneck.", rich_help_panel=RIVALS)
+        int | None, typer.Option(help="vapt: width of its bottleneck.", show_default="8", rich_help_panel=RIVALS)
     ] = None,
     tower_rate: Annotated[
-        float | None, typer.Option(help="full: learning rate of the ViT's weights.", rich_help_panel=RIVALS)
+        float | None,
+        typer.Option(help="full: learning rate of the ViT's weights.", show_default="5e-05", rich_help_panel=RIVALS),
     ] = None,
 ) -> None:
     """Train a PGN, or a method to compare it with, and write its result. Defaults follow from the number of images."""
@@ -707,11 +773,25 @@ def _options(
     pass
 
 
+def _as_clause(text: str) -> str:
+    """The sentence without its capital and its full stop, in one line."""
+    text = " ".join(text.split()).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
 def main() -> NoReturn:
     """Entry point of the console script: user errors become one line and an exit code."""
     try:
-        app(standalone_mode=True)
+        code = app(prog_name="pgn", standalone_mode=False)
     except PgnError as error:
         print(f"pgn: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    sys.exit(0)
+    except _MistypedError as error:  # Typer would tell it in a box of seven lines
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            asked = error.ctx.command_path if error.ctx else "pgn"
+            said = _as_clause(error.format_message().replace("Value error, ", ""))
+            print(f"pgn: {said} (`{asked} --help` lists what there is)", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

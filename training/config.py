@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pgn.bundle import NAME_PATTERN
 from pgn.errors import UsageError
@@ -104,6 +104,13 @@ class TrainConfig(BaseModel):
     keep: float = Field(1.0, gt=0, le=1, description="share of the patches that a training step sees")
     bf16: bool = Field(True, description="frozen tower in bfloat16 while training; evaluation is always float32")
     compile: bool = Field(False, description="have torch compile the frozen tower's blocks")
+
+    @field_validator("template")
+    @classmethod
+    def _template_has_one_place(cls, given: str | None) -> str | None:
+        if given is not None and given.count("{}") != 1:
+            raise ValueError("it needs one {} for the class name")
+        return given
 
     @model_validator(mode="before")
     @classmethod

@@ -40,8 +40,9 @@ def gather_options(flags: Mapping[str, Any], *, file: Path | None = None, recipe
     options |= {name: value for name, value in flags.items() if value not in (None, [])}
     options.pop("recipe", None)
     if missing := [name for name in ("dataset", "out") if not options.get(name)]:
+        what = {"dataset": "--dataset, a name, folder:DIR, tar:FILE or csv:FILE", "out": "--out, the folder of the run"}
         raise UsageError(
-            f"{' and '.join(missing)} not given", hint="as --dataset and --out, or in the file that --config names"
+            f"not given: {' and '.join(what[name] for name in missing)}", hint="or say it in a file, with --config"
         )
     return options
 

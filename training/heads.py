@@ -13,7 +13,7 @@ from typing_extensions import Self
 from pgn.bundle import Bundle
 from pgn.method.head import Head, prototype_head, text_head
 from training.features import plain_features
-from training.methods import METHODS
+from training.methods import METHODS, head_learns
 from training.probe import LinearProbe, fold
 from training.setting import Setting
 
@@ -119,8 +119,7 @@ def start_head(setting: Setting) -> TrainingHead:
     width = method.own_features(config)
     if width is not None:
         return LearnedHead.fresh(len(classes), width)
-    wish = config.head == "linear" if config.train_head is None else config.train_head
-    learns = wish if method.head_learns is None else method.head_learns
+    learns = head_learns(config)
     if config.head != "linear":
         return PlainHead(_class_embeddings(setting), learns=learns)
     if not learns:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +37,8 @@ from training.result import outcome, read_result
 from training.run import RunFolder
 from training.schedule import rate_factor
 from training.scores import Scores, logits_of, score
-from training.setting import Setting, prepare
-from training.watch import Watch, say
+from training.setting import Setting, prepare, require_starts
+from training.watch import Watch, in_words, say
 
 CHECKPOINT_SECONDS = 30.0  # at least so often, and after every epoch
 
@@ -69,9 +71,10 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
         result = read_result(config.out)
         if not result:
             read_spec(config.backbone)  # a mistyped one is told before there is a folder
+            require_starts(config)
         run = RunFolder(config, dataset, writes=shown)  # one of another config is told before anything is done
         if result:
-            say(f"{config.out} holds a finished run; its result is {outcome(config.out, result).name}", shown=shown)
+            say(f"{config.out} holds a finished run: {in_words(result)}", shown=shown)
             return outcome(config.out, result)
         with (
             clear_memory_errors(" for images and linear probe", hint="take fewer images: --limit or --fraction"),
@@ -85,8 +88,10 @@ def train(config: TrainConfig, *, tensorboard: bool = False, metrics_port: int |
             run_first = RunFolder(first, dataset, writes=shown)  # also a finished one has to be of this config
             if not read_result(first.out):
                 say(f"first {first.method} alone, {first.recipe.epochs} epochs: {first.out}", shown=shown)
-                _train(replace(setting, config=first), run_first, fabric, tensorboard, metrics_port)
-        return _train(setting, run, fabric, tensorboard, metrics_port)
+                with told_if_interrupted(run_first, shown=shown):
+                    _train(replace(setting, config=first), run_first, fabric, tensorboard, metrics_port)
+        with told_if_interrupted(run, shown=shown):
+            return _train(setting, run, fabric, tensorboard, metrics_port)
 
 
 def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, metrics_port: int | None) -> Path:
@@ -118,15 +123,15 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
         )
     run.claim()  # not before all that is asked for is known to work: the mended command finds it free
     learns = any(group["params"] for group in optimizer.param_groups)  # zero-shot does not
-    total = steps * recipe.epochs if learns else 0
+    planned = recipe.epochs if learns else 0
     learner = fabric.setup_module(model) if learns else model
     saved = time.monotonic()
     board = config.out / "tensorboard" if tensorboard else None
-    with Watch(total, progress, shown=first, tensorboard=board, metrics_port=metrics_port) as watch:
-        while progress.step < total and not progress.is_stale(config.patience):
-            epoch, position = divmod(progress.step, steps)
+    with Watch(steps * planned, progress, shown=first, tensorboard=board, metrics_port=metrics_port) as watch:
+        while len(progress.history) < planned and not progress.is_stale(config.patience):
+            epoch = len(progress.history)
             batches = epoch_batches(sets, step_size, seed=config.seed, epoch=epoch, parts=config.accumulate)
-            for number in range(position, steps):
+            for number in range(progress.step - epoch * steps, steps):
                 draws, started = batches[number], time.monotonic()
                 for wanted in batches[number : number + 2]:  # the next step's images are decoded during this one
                     for _, share in own_shares(fabric, config, wanted):
@@ -148,18 +153,21 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
                     raise overflow(config, "the weights are no longer numbers after", progress.step, epoch)
                 progress.add_step(loss_sum, hits, len(draws), time.monotonic() - started)
                 watch.step(progress, [group["lr"] for group in optimizer.param_groups])
-                # Not after an epoch's last batch: what a checkpoint there lacks is the epoch's validation.
                 if progress.step % steps and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     run.save(progress, model, optimizer, seen)
                     saved = time.monotonic()
             started = time.monotonic()
-            val = fabric.broadcast(validate(setting, model) if first else None)
+            try:
+                val = fabric.broadcast(validate(setting, model) if first else None)
+            except BaseException:  # the epoch's steps are done, and are not done again
+                run.save(progress, model, optimizer, seen)
+                raise
             assert val is not None
             if not math.isfinite(val.loss):
                 raise overflow(config, f"the loss on validation is {val.loss} after", progress.step - 1, epoch)
             progress.close_epoch(val, model, seconds=time.monotonic() - started)
             run.save(progress, model, optimizer, seen)
-            watch.epoch(progress, recipe.epochs)
+            watch.epoch(progress, planned)
 
     if first:
         if progress.history:
@@ -169,9 +177,21 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
     fabric.barrier()
     written = read_result(config.out)
     assert written is not None
-    path = outcome(config.out, written)
-    say(f"result: {path}", shown=first)
-    return path
+    say(f"{config.out}: {in_words(written)}", shown=first)
+    return outcome(config.out, written)
+
+
+@contextmanager
+def told_if_interrupted(run: RunFolder, *, shown: bool) -> Iterator[None]:
+    """Whoever presses Ctrl-C is told what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            "starts again: nothing was saved yet" if run.saved_step is None else f"goes on from step {run.saved_step}"
+        )
+        say(f"interrupted; the same command {kept}", shown=shown)
+        raise
 
 
 def make_optimizer(model: AdaptedClassifier, config: TrainConfig) -> torch.optim.Optimizer:

@@ -121,6 +121,10 @@ class RunFolder:
         dataset: What the config opens today.
         writes: Whether this process is the first one.
 
+    Attributes:
+        path: The folder.
+        saved_step: Steps that the last checkpoint holds; None before there is one.
+
     Raises:
         UsageError: The folder belongs to another config, or its images have changed; the message names what differs.
         ArtefactError: What the folder says of them cannot be read.
@@ -129,6 +133,7 @@ class RunFolder:
 
     def __init__(self, config: TrainConfig, dataset: Dataset, *, writes: bool = True) -> None:
         self.path = config.out
+        self.saved_step: int | None = None
         self._writes = writes
         if not writes:
             return
@@ -167,6 +172,7 @@ class RunFolder:
         with clear_disk_errors(self.path):
             write_atomically(self.path / CHECKPOINT_FILE, buffer.getvalue())
             write_atomically(self.path / LOG_FILE, log.encode())
+        self.saved_step = progress.step
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, seen: dict[str, str]) -> Progress:
         """Load the checkpoint into model and optimiser, or start anew if there is none.
@@ -183,7 +189,9 @@ class RunFolder:
             _refuse_other_reads(self.path, state.get("seen", seen), seen)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-            return Progress(**state["progress"])
+            progress = Progress(**state["progress"])
+        self.saved_step = progress.step
+        return progress
 
 
 @dataclass(frozen=True)

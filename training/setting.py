@@ -17,6 +17,7 @@ from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
 from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.features import plain_features
+from training.methods import METHODS
 from training.probe import FITTED_AS, LinearProbe, fit_probe
 from training.result import finished_bundle
 from training.run import best_so_far
@@ -88,6 +89,7 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = load_backbone(config.backbone, device)
+    METHODS[config.method].check(config, backbone)
     dataset = dataset or open_images(config)
     if len(dataset.classes) < 2:
         raise DataInvalid(f"{dataset.name} has one class only", hint="a classifier needs two or more")
@@ -109,6 +111,17 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     probe = LinearProbe.from_tensors(kept(config.cache, seen + labels, fit))
     probe_val = score(probe.head()(features), val.labels, dataset.class_sources)
     return Setting(config, dataset, backbone, device, train, val, probe, probe_val)
+
+
+def require_starts(config: TrainConfig) -> None:
+    """Before any image is decoded: what the run is to go on from is there.
+
+    Raises:
+        UsageError: It is not.
+    """
+    for path in config.start_from:
+        if not path.exists():
+            raise UsageError(f"--start-from {path} does not exist", hint="give a bundle's file, or the folder of a run")
 
 
 def _start(path: Path, backbone: FrozenBackbone) -> Bundle:

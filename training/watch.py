@@ -12,7 +12,9 @@ from typing_extensions import Self
 
 from pgn.errors import SetupError
 from training.metrics import TrainingMetrics
+from training.result import RunResult
 from training.run import Progress
+from training.scores import top1
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -74,6 +76,19 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._until.close()
+
+
+def in_words(result: RunResult) -> str:
+    """What a run found as one line for people, in %; of a union, means over its sets."""
+    chosen = f"epoch {result.best_epoch} of {result.epochs} chosen by validation; " if result.epochs else ""
+    scores = (
+        f"{split} {100 * top1(ours):.1f} % (linear probe {100 * top1(probe):.1f} %)"
+        for split, ours, probe in (
+            ("validation", result.val, result.linear_probe["val"]),
+            ("test", result.test, result.linear_probe["test"]),
+        )
+    )
+    return f"{chosen}{', '.join(scores)}"
 
 
 def say(line: str, *, shown: bool = True) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from pgn.cli import main, train
 from tests.toys import make_bundle, make_images, make_store
-from training.config import Recipe, TrainConfig
+from training.config import Recipe, TrainConfig, option_defaults
+from training.methods import METHODS
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -32,9 +33,49 @@ def test_help_groups_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert [re.search(rf"─ {group} ─", out) is not None for group in ("Train", "Serve", "Model store")] == [True] * 3
 
 
-def test_a_wrong_option_is_asked_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("list --nonsense", "pgn: no such option: --nonsense (`pgn list --help` lists what there is)\n"),
+        (
+            "train --library nosuch",
+            "pgn: invalid value for '--library': 'nosuch' is not one of 'latent', 'rgb', 'none'",
+        ),
+        ("train --epochs many", "pgn: invalid value for '--epochs'"),
+        ("evaluate", "pgn: missing argument"),
+        ("data chekc", "pgn: no such command 'chekc'"),
+    ],
+)
+def test_a_typing_mistake_is_one_line_and_asked_wrongly(
+    capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
     """Exit code 2 tells a script that the command, not the machine, is at fault."""
-    assert run(capsys, "list", "--nonsense")[0] == 2
+    code, out, err = run(capsys, *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(said)
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """For `pgn` and for its groups."""
+    for words in ((), ("data",), ("backbone",)):
+        _, out, err = run(capsys, *words)
+        assert "Usage: pgn" in out + err
+
+
+def test_help_of_train_tells_the_defaults_that_there_are() -> None:
+    """Options are None where nobody says them, so the help has the defaults in words; they are the config's."""
+    options = inspect.signature(train, eval_str=True).parameters
+    told = {name: option.annotation.__metadata__[0].show_default for name, option in options.items()}
+    told = {name: words for name, words in told.items() if isinstance(words, str)}
+    assert told.pop("epochs") == "by number of images"
+    assert told == {name: str(option_defaults()[name]) for name in told}
+    assert {"backbone", "seed", "optimizer", "library_rate", "keep"} <= told.keys()
+
+
+def test_help_of_train_names_every_method() -> None:
+    """Whoever installed the package has no docs folder."""
+    words = inspect.signature(train, eval_str=True).parameters["method"].annotation.__metadata__[0].help
+    assert all(name in words.replace(",", "").split() for name in METHODS if name != "pgn")
 
 
 def test_an_empty_folder_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

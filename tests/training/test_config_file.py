@@ -126,5 +126,5 @@ def test_an_unknown_recipe_is_named() -> None:
 
 def test_a_data_set_and_a_folder_are_needed() -> None:
     """From wherever."""
-    with pytest.raises(UsageError, match="dataset and out not given"):
+    with pytest.raises(UsageError, match=r"not given: --dataset, a name, .* and --out, the folder of the run"):
         gather_options(FLAGS, recipe="small")

@@ -188,12 +188,52 @@ def test_a_run_stopped_while_validating_ends_the_same_too(
     assert _log(stopped.out) == _log(whole.out)
 
 
+def test_a_run_that_was_stopped_in_validation_does_no_step_again(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in the last one, and whoever pressed Ctrl-C is told what is kept."""
+    config = make_config(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on from step 2"
+    monkeypatch.setattr(loop, "find_gradients", lambda *_: pytest.fail("a step is done again"))
+    train(config)
+    assert len(_log(config.out)) == 1
+
+
+def test_whoever_stops_a_run_before_its_first_checkpoint_is_told_so(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is lost but what is said to be."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config())
+    said = "interrupted; the same command starts again: nothing was saved yet"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
 def test_a_finished_run_says_so(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command again costs nothing and returns the same bundle."""
+    """What it found, in one line, as at its end; the same command again costs nothing and returns the same bundle."""
     first = train(make_config())
-    capsys.readouterr()
+    result = read_result(first.parent)
+    assert result is not None
+    probe, top1 = result.linear_probe, 100 * result.test["top1"]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{first.parent}: epoch {result.best_epoch} of 2 chosen by validation; validation ")
+    assert last.endswith(f", test {top1:.1f} % (linear probe {100 * probe['test']['top1']:.1f} %)")
     assert train(make_config()) == first
-    assert "holds a finished run" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[-1].endswith(last.partition(": ")[2])
+
+
+def test_a_start_that_is_not_there_is_told_before_any_image_is_decoded(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a large set, decoding takes hours."""
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("images were decoded"))
+    with pytest.raises(UsageError, match=f"--start-from {tmp_path}/gone does not exist"):
+        train(make_config(start_from=(tmp_path / "gone",)))
 
 
 def test_without_a_terminal_every_epoch_is_one_line(

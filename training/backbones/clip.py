@@ -101,6 +101,15 @@ def save_clip(clip: nn.Module, model: str, name: str, folder: Path) -> str:
     return digest
 
 
+def require_text_tower(folder: Path) -> None:
+    """Raises BackboneInvalid unless the backbone's folder holds the text tower of its CLIP."""
+    if not (folder / TEXT_FILE).exists():
+        raise BackboneInvalid(
+            f"{folder} holds no {TEXT_FILE}, so it cannot name classes by text",
+            hint="train with --head linear, or make the folder by `pgn backbone fetch`",
+        )
+
+
 def class_texts(folder: Path, classes: Sequence[str], template: str) -> tuple[Tensor, float]:
     """Class embeddings by the text tower in a backbone folder.
 
@@ -111,12 +120,8 @@ def class_texts(folder: Path, classes: Sequence[str], template: str) -> tuple[Te
         BackboneInvalid: The folder has no text tower.
         UsageError: The template has no {} or more than one.
     """
+    require_text_tower(folder)
     path = folder / TEXT_FILE
-    if not path.exists():
-        raise BackboneInvalid(
-            f"{folder} holds no {TEXT_FILE}, so it cannot name classes by text",
-            hint="train with --head linear, or make the folder by `pgn backbone fetch`",
-        )
     with safe_open(path, framework="pt") as file:
         model = (file.metadata() or {}).get(_MODEL_KEY, "")
     with torch.random.fork_rng():

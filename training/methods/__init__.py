@@ -40,6 +40,7 @@ _READ_WITH: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "hidden": {"encoder": ("mlp",), "projection": ("mlp",)},
     "library_size": {"library": ("latent", "rgb")},
     "library_rate": {"library": ("latent", "rgb")},
+    "template": {"head": ("text",)},
     "shift": {"augment": ("small",)},
     "flip": {"augment": ("small", "paper")},
 }
@@ -51,13 +52,26 @@ def without_effect(config: TrainConfig, said: Iterable[str]) -> list[str]:
     own = METHODS[config.method].options
     foreign = frozenset[str]().union(*(each.options for each in METHODS.values())) - own
     idle = [name for name in said if name in foreign]
-    lines = [f"{', '.join(map(_flag, idle))}; --method {config.method} does not read them"] if idle else []
+    lines = (
+        [f"{', '.join(map(_flag, idle))}; --method {config.method} does not read {'it' if len(idle) == 1 else 'them'}"]
+        if idle
+        else []
+    )
     for name in said:
         readers = {other: values for other, values in _READ_WITH.get(name, {}).items() if other not in foreign}
         if name not in idle and readers and not any(getattr(config, other) in readers[other] for other in readers):
             values = [f"{_flag(other)} {value}" for other in readers for value in readers[other]]
             lines.append(f"{_flag(name)}; it is read with {' or '.join(values)}")
+    if "head_rate" in said and not head_learns(config):
+        lines.append("--head-rate; the head does not learn")
     return [f"without effect: {line}" for line in lines]
+
+
+def head_learns(config: TrainConfig) -> bool:
+    """Whether the head learns: by default a linear one does and class embeddings stay, and some methods need it so."""
+    needed = METHODS[config.method].head_learns
+    wish = config.head == "linear" if config.train_head is None else config.train_head
+    return wish if needed is None else needed
 
 
 def _flag(name: str) -> str:

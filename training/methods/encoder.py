@@ -44,6 +44,11 @@ class EncoderAlone(Method):
     parameters = "E"
     source = "Loedeman et al., arXiv 2210.06466"
 
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """The encoder's crop fits."""
+        super().check(config, backbone)
+        generator_spec(config, backbone)
+
     def start(self, setting: Setting) -> Adapter:
         """The encoder that a PGN of this config has, with the same start."""
         return EncoderFeatures(generator_spec(setting.config, setting.backbone))

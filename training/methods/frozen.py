@@ -54,4 +54,5 @@ class LinearHead(_PlainViT):
     """
 
     head_learns = True
+    options = frozenset({"keep"})
     source = "Radford et al., arXiv 2103.00020"

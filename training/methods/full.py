@@ -40,19 +40,22 @@ class FullFineTuning(Method):
     """A copy of the ViT learns with all its weights; data sets share nothing any more."""
 
     reach: ClassVar[Reach] = "weights"
-    options = frozenset({"tower_rate"})
+    options = frozenset({"tower_rate", "keep"})
     parameters = "V"
     source = "common practice"
 
-    def start(self, setting: Setting) -> Adapter:
-        """The frozen ViT's weights, copied."""
-        backbone = setting.backbone
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """The weights are floats."""
+        super().check(config, backbone)
         if backbone.spec.precision != "float":
             raise UsageError(
                 f"the weights of {backbone.spec.name} are {backbone.spec.precision} and cannot be fine-tuned",
                 hint="--backbone names the float folder that it was quantised from",
             )
-        own = OwnTower(backbone)
+
+    def start(self, setting: Setting) -> Adapter:
+        """The frozen ViT's weights, copied."""
+        own = OwnTower(setting.backbone)
         if setting.config.compile:
             compile_blocks(own.tower)  # a copy of compiled blocks is not compiled
         return own

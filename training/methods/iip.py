@@ -24,7 +24,7 @@ class InputIndependentPrompts(Method):
 
     reach: ClassVar[Reach] = "input"
     served = True
-    options = frozenset({"num_prompts", "library_rate", "start_from"})
+    options = frozenset({"num_prompts", "library_rate", "start_from", "keep"})
     parameters = "K*D"
     source = "Loedeman et al., arXiv 2210.06466"
 

@@ -55,12 +55,24 @@ class Method(ABC):
     parameters: ClassVar[str]
     source: ClassVar[str]
 
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:  # noqa: ARG002
+        """Before any image is decoded: method, options and backbone fit together.
+
+        Raises:
+            UsageError: They do not.
+            BackboneInvalid: Class texts are asked for, and the backbone's folder has no text tower.
+        """
+        if config.head == "text":
+            from training.backbones.clip import require_text_tower  # open_clip is slow to import
+
+            require_text_tower(config.backbone)
+
     @abstractmethod
     def start(self, setting: Setting) -> Adapter:
         """The adapter with this method's initial values, drawn from torch's global random state.
 
         Raises:
-            UsageError: The method does not fit the backbone, or an option does not fit the method.
+            UsageError: What the run starts from does not fit it.
         """
 
     @abstractmethod

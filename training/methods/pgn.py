@@ -36,10 +36,17 @@ class PromptGeneration(Method):
     served = True
     options = frozenset(
         {*ENCODER_OPTIONS, "num_prompts", "library", "library_size", "projection"}
-        | {"library_rate", "encoder_rate", "encoder_first", "start_from"}
+        | {"library_rate", "encoder_rate", "encoder_first", "start_from", "keep"}
     )
     parameters = "E + (F + 1)*K*N + N*D"
     source = "Loedeman et al., arXiv 2210.06466"
+
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """The encoder's crop fits, and prompts that are pixels fill whole rows: they have no other use."""
+        super().check(config, backbone)
+        spec = generator_spec(config, backbone)
+        if spec.library == "rgb":
+            require_whole_rows(spec.num_prompts, backbone.grid)
 
     def first(self, setting: Setting) -> TrainConfig | None:
         """The encoder learns the classes by itself, with a head that is then thrown away, if the config wants that.
@@ -80,8 +87,6 @@ class PromptGeneration(Method):
         """
         backbone = setting.backbone
         spec = generator_spec(setting.config, backbone)
-        if spec.library == "rgb":
-            require_whole_rows(spec.num_prompts, backbone.grid)  # pixels have no other use
         generator = build_generator(spec, projection_of(backbone) if spec.library == "rgb" else None)
         if isinstance(generator, PromptGenerator):
             if isinstance(generator.library, RGBLibrary):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgn.errors import UsageError
+from pgn.method.backbone import FrozenBackbone
 from training.methods.inner import InnerPrompts, need_plain_tokens
 from training.methods.interface import Adapter, Method
 from training.methods.vpt import draw_prompts
@@ -81,16 +82,21 @@ class AdaptivePromptTuning(Method):
     parameters = "K*D + (L - 1)*(k**2 + M*K + K + 2*D) + 2*D*r"
     source = "Le et al., arXiv 2501.18936"
 
-    def start(self, setting: Setting) -> Adapter:
-        """First prompts as VPT's, kernels from normal(0, 1), all later prompts at zero."""
-        config, backbone = setting.config, setting.backbone
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """Blocks take prompts, and the grid of patches the kernel."""
+        super().check(config, backbone)
         need_plain_tokens(backbone, "vapt")
-        kernel, grid, count = config.vapt_kernel, backbone.grid, config.recipe.num_prompts
+        kernel, grid = config.vapt_kernel, backbone.grid
         if kernel > grid:
             raise UsageError(
                 f"a kernel of {kernel} x {kernel} is larger than the {grid} x {grid} patches of {backbone.spec.name}",
                 hint=f"--vapt-kernel {grid} at most; the paper's is 2",
             )
+
+    def start(self, setting: Setting) -> Adapter:
+        """First prompts as VPT's, kernels from normal(0, 1), all later prompts at zero."""
+        config, backbone = setting.config, setting.backbone
+        kernel, grid, count = config.vapt_kernel, backbone.grid, config.recipe.num_prompts
         first = draw_prompts(backbone, count)
         mixers = [
             PatchMixer(backbone.embed_dim, grid, kernel, count, config.prompt_dropout) for _ in backbone.blocks[1:]

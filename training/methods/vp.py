@@ -54,21 +54,30 @@ class VisualPrompting(Method):
     """
 
     reach: ClassVar[Reach] = "input"
-    options = frozenset({"frame", "frame_std", "library_rate"})
+    options = frozenset({"frame", "frame_std", "library_rate", "keep"})
     parameters = "12*p*(S - p)"
     source = "Bahng et al., arXiv 2203.17274"
 
-    def start(self, setting: Setting) -> Adapter:
-        """A frame as wide as the paper's 30 of 224 pixels, unless the config says otherwise."""
-        config, side = setting.config, setting.backbone.grid * setting.backbone.patch_size
-        width = config.frame or max(1, round(PAPER_FRAME * side))
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """The frame leaves some image."""
+        super().check(config, backbone)
+        side, width = _frame(config, backbone)
         if 2 * width >= side:
             raise UsageError(
                 f"a frame of {width} px leaves nothing of an image of {side} px",
                 hint=f"--frame {round(PAPER_FRAME * side)} is the paper's share",
             )
-        return PixelFrame(side, width, config.frame_std)
+
+    def start(self, setting: Setting) -> Adapter:
+        """A frame as wide as the paper's 30 of 224 pixels, unless the config says otherwise."""
+        return PixelFrame(*_frame(setting.config, setting.backbone), setting.config.frame_std)
 
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the prompts' rate."""
         return [{"params": [*adapter.parameters()], "lr": config.recipe.library_rate, "weight_decay": 0.0}]
+
+
+def _frame(config: TrainConfig, backbone: FrozenBackbone) -> tuple[int, int]:
+    """Side of the image and width of its frame, in pixels."""
+    side = backbone.grid * backbone.patch_size
+    return side, config.frame or max(1, round(PAPER_FRAME * side))

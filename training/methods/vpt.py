@@ -46,6 +46,11 @@ class FreePrompts(InnerPrompts):
 class _PromptTuning(Method):
     source = "Jia et al., arXiv 2203.12119"
 
+    def check(self, config: TrainConfig, backbone: FrozenBackbone) -> None:
+        """Blocks take prompts."""
+        super().check(config, backbone)
+        need_plain_tokens(backbone, config.method)
+
     def groups(self, adapter: Adapter, config: TrainConfig) -> list[dict[str, Any]]:
         """One group, at the prompts' rate."""
         return [{"params": [*adapter.parameters()], "lr": config.recipe.library_rate, "weight_decay": 0.0}]
@@ -55,12 +60,11 @@ class ShallowPromptTuning(_PromptTuning):
     """Visual prompt tuning: K free prompts before the first block; without an order, so IIP from another start."""
 
     reach: ClassVar[Reach] = "input"
-    options = frozenset({"num_prompts", "library_rate"})
+    options = frozenset({"num_prompts", "library_rate", "keep"})
     parameters = "K*D"
 
     def start(self, setting: Setting) -> Adapter:
         """K prompts, small and random; no dropout, as in the paper."""
-        need_plain_tokens(setting.backbone, "vpt-shallow")
         return FreePrompts(draw_prompts(setting.backbone, 1, setting.config.recipe.num_prompts), dropout=0.0)
 
 
@@ -68,12 +72,11 @@ class DeepPromptTuning(_PromptTuning):
     """Visual prompt tuning: K free prompts before every block; what a block makes of its prompts is dropped."""
 
     reach: ClassVar[Reach] = "inner"
-    options = frozenset({"num_prompts", "library_rate", "prompt_dropout"})
+    options = frozenset({"num_prompts", "library_rate", "prompt_dropout", "keep"})
     parameters = "L*K*D"
 
     def start(self, setting: Setting) -> Adapter:
         """K prompts for each block, small and random."""
         config, backbone = setting.config, setting.backbone
-        need_plain_tokens(backbone, "vpt-deep")
         values = draw_prompts(backbone, len(backbone.blocks), config.recipe.num_prompts)
         return FreePrompts(values, config.prompt_dropout)

@@ -55,4 +55,4 @@ def test_norms_and_biases_are_not_decayed(make_setting: Callable[..., Setting]) 
 def test_int8_weights_cannot_be_fine_tuned(make_setting: Callable[..., Setting]) -> None:
     """They take no gradient; the message says where the float ones are."""
     with pytest.raises(UsageError, match=r"toy-int8 are int8 and cannot be fine-tuned .*float folder"):
-        METHODS["full"].start(make_setting("int8", method="full"))
+        make_setting("int8", method="full")

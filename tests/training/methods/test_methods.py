@@ -134,7 +134,7 @@ def test_blocks_that_take_no_plain_tokens_are_refused(
     with pytest.raises(
         UsageError, match=f"{name} puts prompts before blocks of the ViT, and those of toy take no plain"
     ):
-        METHODS[name].start(setting)
+        METHODS[name].check(setting.config, setting.backbone)
 
 
 ODD = {  # what the toy configs do not say, of every option that is some method's own
@@ -156,6 +156,7 @@ ODD = {  # what the toy configs do not say, of every option that is some method'
     "prompt_dropout": 0.5,
     "vapt_kernel": 3,
     "vapt_rank": 3,
+    "keep": 0.5,
 }
 
 
@@ -204,7 +205,19 @@ class TestOptions:
         ]
         assert without_effect(make_config(projection="mlp"), ["hidden", "library_size"]) == []
         linear = make_config(method="linear")
-        assert without_effect(linear, ["crop"]) == ["without effect: --crop; --method linear does not read them"]
+        assert without_effect(linear, ["crop"]) == ["without effect: --crop; --method linear does not read it"]
+
+    def test_what_the_head_or_the_grid_of_patches_rules_out_is_found(
+        self, make_config: Callable[..., TrainConfig]
+    ) -> None:
+        """A rate of a head that stays, a class text for a linear head, fewer patches for VAPT, which reads all."""
+        fixed = make_config(train_head=False, template="a sketch of a {}")
+        assert without_effect(fixed, ["head_rate", "template"]) == [
+            "without effect: --template; it is read with --head text",
+            "without effect: --head-rate; the head does not learn",
+        ]
+        vapt = make_config(method="vapt", keep=0.5)
+        assert without_effect(vapt, ["keep", "head_rate"]) == ["without effect: --keep; --method vapt does not read it"]
 
     def test_an_unknown_method_is_refused_with_the_list(self, make_config: Callable[..., TrainConfig]) -> None:
         """A typo trains nothing else."""

@@ -148,7 +148,7 @@ def test_without_library_the_prompts_start_near_patches(make_setting: Callable[.
 def test_a_crop_larger_than_the_encoders_input_is_refused(make_setting: Callable[..., Setting]) -> None:
     """The message says how large that is."""
     with pytest.raises(UsageError, match=r"a centre crop of 48 px does not fit into the 32 px"):
-        METHODS["pgn"].start(make_setting(encoder="mlp", crop=48))
+        make_setting(encoder="mlp", crop=48)
 
 
 class TestHeads:
@@ -173,6 +173,5 @@ class TestHeads:
 
 def test_a_library_of_pixels_needs_whole_rows(make_setting: Callable[..., Setting]) -> None:
     """It has no other use than to be written into images; told before training, not after it."""
-    setting = make_setting(library="rgb", num_prompts=3)
     with pytest.raises(UsageError, match=r"3 prompts do not fill whole rows of 4 patches.*--num-prompts 4 or 8"):
-        METHODS["pgn"].start(setting)
+        make_setting(library="rgb", num_prompts=3)

@@ -71,4 +71,4 @@ def test_prompts_come_to_depend_on_the_image(make_setting: Callable[..., Setting
 def test_a_kernel_larger_than_the_grid_is_refused(make_setting: Callable[..., Setting]) -> None:
     """The message names both."""
     with pytest.raises(UsageError, match=r"a kernel of 5 x 5 is larger than the 4 x 4 patches of toy"):
-        METHODS["vapt"].start(make_setting(method="vapt", vapt_kernel=5))
+        make_setting(method="vapt", vapt_kernel=5)

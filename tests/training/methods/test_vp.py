@@ -46,4 +46,4 @@ def test_the_papers_start_is_an_option(make_setting: Callable[..., Setting]) -> 
 def test_a_frame_that_leaves_no_image_is_refused(make_setting: Callable[..., Setting]) -> None:
     """The message says how large the image is, and what the paper took."""
     with pytest.raises(UsageError, match=r"a frame of 16 px leaves nothing of an image of 32 px \(--frame 4 is"):
-        METHODS["vp"].start(make_setting(method="vp", frame=16))
+        make_setting(method="vp", frame=16)
