@@ -375,9 +375,13 @@ ERRORS: dict[str, type[PgnError]] = _leaves(PgnError)
 """Error classes by their stable code."""
 
 
+LONGEST_LINE = 250  # characters of a library's own words
+
+
 def one_line(error: BaseException) -> str:
-    """What a library's error says, as one line; torch tells of missing weights in many."""
-    return " ".join(str(error).split())
+    """What a library's error says, as one line that ends: torch names every tensor that does not fit, on as many."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE].rsplit(' ', 1)[0]} …"
 
 
 def from_wire(fields: dict[str, Any]) -> PgnError:

@@ -22,7 +22,8 @@ def plain_features(backbone: FrozenBackbone, images: Images, cache: Path) -> Ten
     @torch.no_grad()
     def make() -> dict[str, Tensor]:
         parts, count = images.in_parts(EVAL_BATCH), math.ceil(len(images) / EVAL_BATCH)
-        bar = tqdm(parts, "frozen features", count, unit="batch", delay=BAR_AFTER_SECONDS, disable=None)
+        what = f"{images.name}: frozen features"
+        bar = tqdm(parts, what, count, unit="batch", delay=BAR_AFTER_SECONDS, disable=None, leave=False)
         return {"features": torch.cat([backbone(backbone.normalise(pixels)).cpu() for pixels in bar])}
 
     return kept(cache, f"{backbone.digest} {images.digest}".encode(), make)["features"]

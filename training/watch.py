@@ -49,7 +49,9 @@ class Watch:
                 port = self._metrics.port
                 say(f"metrics: http://127.0.0.1:{port}/metrics (and at every other address of this machine)")
             hidden = not (shown and sys.stderr.isatty())
-            self._bar = until.enter_context(tqdm(total=total, initial=progress.step, unit="step", disable=hidden))
+            self._bar = until.enter_context(
+                tqdm(total=total, initial=progress.step, unit="step", disable=hidden, leave=False)
+            )
             self._until = until.pop_all()
 
     def step(self, progress: Progress, rates: list[float]) -> None:

@@ -40,6 +40,10 @@ def clear_hub_errors(what: str, *, from_hub: bool) -> Iterator[None]:
                 f"{what}: {constants.ENDPOINT} does not answer, and its cache does not hold them",
                 hint="try again, or give a weights file as --pretrained",
             ) from error
+        if "weights_only" in str(error):  # torch's words for a file that is none of its own, with advice of its own
+            raise UsageError(
+                f"{what}: that is no file of weights", hint="a .safetensors, or torch's state dict"
+            ) from error
         raise UsageError(f"{what}: {one_line(error)}") from error
     finally:
         logging.disable(level)

@@ -33,7 +33,7 @@ class Images:
     Args:
         examples: In the split's order.
         preprocess: The backbone's.
-        name: What the bar calls them.
+        name: What a bar calls them.
 
     Attributes:
         labels: (M) int64 class indices.
@@ -43,6 +43,7 @@ class Images:
     """
 
     def __init__(self, examples: Sequence[Example], preprocess: Preprocess, name: str) -> None:
+        self.name = name
         self._preprocess = preprocess
         self._threads = ThreadPoolExecutor(os.cpu_count())
         shape = (len(examples), preprocess.size, preprocess.size, 3)
@@ -51,7 +52,7 @@ class Images:
         digest = hashlib.sha256()
         self.names: dict[bytes, str] = {}
         decoded = in_waves(self._threads, self._try_decode, examples)
-        bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None)
+        bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None, leave=False)
         for example, pixels in zip(examples, bar, strict=True):
             if pixels is not None:
                 if cache is not None:

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from pgn.errors import UsageError
+from tests.toys import make_images
 from training.backbones.fetch import fetch
 from training.backbones.hub import clear_hub_errors
 
@@ -74,3 +75,23 @@ def test_a_weights_file_asks_no_hub(dead_hub: str) -> None:
     """What is wrong with it is told in the library's words, on one line."""
     with pytest.raises(UsageError, match=r"^toy: a b$"), clear_hub_errors("toy", from_hub=False):
         raise RuntimeError("a\n  b")
+
+
+def test_weights_of_another_model_are_a_line_that_ends(dead_hub: str) -> None:
+    """torch names every tensor that does not fit, 23,000 characters for a small ViT."""
+    with (
+        pytest.raises(UsageError, match=r"^toy: Error\(s\) in loading .* …$") as raised,
+        clear_hub_errors("toy", from_hub=False),
+    ):
+        raise RuntimeError(
+            "Error(s) in loading state_dict:\n" + "\n".join(f"size mismatch for block.{i}" for i in range(99))
+        )
+    assert len(str(raised.value)) < 300
+
+
+def test_a_file_that_holds_no_weights_is_said_to_be_none(tmp_path: Path) -> None:
+    """torch would give advice about an option that `pgn` does not have, and should not."""
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(make_images(1)[0])
+    with pytest.raises(UsageError, match=r"picture\.png'.*that is no file of weights"):
+        fetch(TIMM, str(picture), tmp_path / "vit")
