@@ -720,7 +720,7 @@ def _key_file(given: Path | None) -> Path:
 def list_data(
     data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
 ) -> None:
-    """List the public sets that --dataset takes by name, and which of them are at hand."""
+    """List the public sets that --dataset takes by name: at hand, downloaded when named, or to be put there."""
     from training.data.named.tables import overview
 
     print(overview(data_dir))
@@ -732,9 +732,9 @@ def check_data(
     data_dir: Annotated[Path, typer.Option(help="Where named data sets lie or are put.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything.")] = False,
 ) -> None:
-    """Count images by split and class, and name what cannot be read or is there twice; 1 if splits share a picture.
+    """Count images by split and class, and name what cannot be read or is there twice.
 
-    Several sets are compared with each other as well.
+    Several sets are compared with each other as well. 1 if splits share a picture, or a set cannot be trained on.
     """
     from training.data.check import check, compare
 
@@ -746,7 +746,7 @@ def check_data(
     across = compare(checked)
     if len(checked) > 1:
         print(json.dumps(across.to_dict()) if as_json else across.table())
-    if across.crossing or any(each.report.shared for each in checked):
+    if across.crossing or any(each.report.shared or each.report.obstacles for each in checked):
         raise typer.Exit(1)
 
 

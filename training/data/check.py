@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from training.data.parallel import in_waves
 from training.data.registry import open_dataset
 
 SHOWN_CLASSES, SHOWN_IMAGES = 50, 20  # lines of a table for people; `to_dict` has all
+COARSE_POINTS = 2  # of validation accuracy; where one image is more, it is said
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ class CheckReport:
 
     Attributes:
         dataset: Its name.
-        counts: Images of each class, by split, in the order of the classes; unreadable ones count too.
+        counts: Images of each class that are listed, by split, in the order of the classes; unreadable ones too.
         unreadable: Images that cannot be decoded, each with the reason.
         repeated: Groups of the same picture within one split.
         shared: Groups of the same picture that lie in more than one split: test results would be too good.
         published: Counts by split that the publisher states and that are not met, as (published, found).
+        obstacles: Why the set cannot be trained on, one reason each; none if it can.
     """
 
     dataset: str
@@ -64,21 +66,35 @@ class CheckReport:
     repeated: tuple[tuple[Place, ...], ...]
     shared: tuple[tuple[Place, ...], ...]
     published: dict[str, tuple[int, int]]
+    obstacles: tuple[str, ...]
 
     @property
     def total(self) -> dict[SplitName, int]:
         """Images by split."""
         return {split: sum(count[split] for count in self.counts.values()) for split in SPLITS}
 
+    @property
+    def damaged(self) -> dict[SplitName, int]:
+        """Unreadable images by split: training has so many fewer than `total` says."""
+        found = Counter(place.split for place, _ in self.unreadable)
+        return {split: found[split] for split in SPLITS}
+
     def table(self) -> str:
         """The findings as text for a terminal."""
         images = sum(self.total.values())
         lines = [f"{self.dataset}: {len(self.counts)} classes, {images:,} images", *self._class_lines()]
+        if self.unreadable:
+            counts = ", ".join(f"{split} {count:,}" for split, count in self.damaged.items())
+            lines.append(f"of these unreadable: {counts}")
         lines += [f"{split}: {self._balance(split)}" for split in SPLITS]
         lines += [f"published {part}: {want:,}, found {found:,}" for part, (want, found) in self.published.items()]
         lines += _listed("unreadable images", (f"{place}: {reason}" for place, reason in self.unreadable))
         lines += _listed("pictures repeated within a split", map(_group, self.repeated))
         lines += _listed("pictures shared by splits", map(_group, self.shared))
+        lines += self._remarks()
+        lines += [f"cannot be trained on: {reason}" for reason in self.obstacles[:SHOWN_CLASSES]]
+        left_out = len(self.obstacles) - SHOWN_CLASSES
+        lines += [f"... and {left_out} more reasons"] if left_out > 0 else []
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +111,7 @@ class CheckReport:
             "repeated": groups(self.repeated),
             "shared": groups(self.shared),
             "published": {part: {"published": want, "found": found} for part, (want, found) in self.published.items()},
+            "obstacles": list(self.obstacles),
         }
 
     def _class_lines(self) -> list[str]:
@@ -105,6 +122,15 @@ class CheckReport:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
         return [*lines[:-1], *([f"... and {left_out} more classes"] if left_out > 0 else []), lines[-1]]
+
+    def _remarks(self) -> list[str]:
+        """What is no fault, but makes results rough."""
+        usable = self.total["val"] - self.damaged["val"]
+        if not usable or 100 / usable <= COARSE_POINTS:
+            return []
+        images = "1 image" if usable == 1 else f"{usable} images"
+        points = round(100 / usable)
+        return [f"validation: {images}, so one image is {points} points; epoch and temperature are chosen on little"]
 
     def _balance(self, split: SplitName) -> str:
         sizes = {name: count[split] for name, count in self.counts.items()}
@@ -154,6 +180,7 @@ def check(spec: str, data_dir: Path) -> Checked:
         repeated=tuple(group for group, crosses in zip(several, crossing, strict=True) if not crosses),
         shared=tuple(group for group, crosses in zip(several, crossing, strict=True) if crosses),
         published=_unmet(spec, dataset),
+        obstacles=_obstacles(dataset, {place for places in groups.values() for place in places}),
     )
     return Checked(report, groups)
 
@@ -222,6 +249,17 @@ def _order(place: Place) -> tuple[int, str]:
 def _counts(dataset: Dataset) -> dict[str, dict[SplitName, int]]:
     labels = {split: Counter(example.label for example in dataset.split(split)) for split in SPLITS}
     return {name: {split: labels[split][label] for split in SPLITS} for label, name in enumerate(dataset.classes)}
+
+
+def _obstacles(dataset: Dataset, readable: Collection[Place]) -> tuple[str, ...]:
+    """What `load_split` would refuse, with the images that can be read."""
+    filled = {place.split for place in readable}
+    reasons = [f"no image of {split} can be read" for split in SPLITS if split not in filled]
+    if "train" in filled:
+        taught = {place.label for place in readable if place.split == "train"}
+        needed = [name for label, name in enumerate(dataset.classes) if label not in dataset.may_lack]
+        reasons += [f"class {name!r} has no readable training image" for name in needed if name not in taught]
+    return tuple(reasons)
 
 
 def _unmet(spec: str, dataset: Dataset) -> dict[str, tuple[int, int]]:

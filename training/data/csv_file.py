@@ -13,6 +13,7 @@ from training.data.labelled import Labelled, dataset_from_splits
 from training.data.reading import read_file
 
 _EXPECTED = "expected a first line `path,label` or `path,label,split`, then one image a line"
+_SHOWN = 100  # characters of a first line that is not understood
 
 
 def csv_file(path: Path) -> Dataset:
@@ -48,9 +49,13 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and cells of each row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-            reader = csv.DictReader(file, restval="", strict=True)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise DataInvalid(f"{path} has no columns `path` and `label`", hint=_EXPECTED)
+            reader = csv.DictReader(file, restval="", strict=True, skipinitialspace=True)
+            header = reader.fieldnames or ()
+            if not {"path", "label"} <= set(header):
+                raise DataInvalid(
+                    f"{path} has no columns `path` and `label`: its first line is {','.join(header)[:_SHOWN]!r}",
+                    hint=f"{_EXPECTED}; columns are separated by commas",
+                )
             return [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a CSV file: csv:FILE") from error

@@ -23,7 +23,7 @@ def digits() -> Dataset:
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
     train, val, test = (
-        tuple(examples[i] for i in part) for part in draw_stratified(labels, shares=(0.1, 0.2), classes=classes)
+        tuple(examples[i] for i in part) for part in draw_stratified(labels, {"val": 0.1, "test": 0.2}, classes)
     )
     return Dataset(
         name="digits",

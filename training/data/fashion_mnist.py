@@ -37,7 +37,7 @@ def fashion_mnist(data_dir: Path) -> Dataset:
     folder = find_files(data_dir)
     pictures, labels = _read_pair(folder, "train")
     official = _examples("train", pictures, labels)
-    train, val = (tuple(official[i] for i in part) for part in draw_stratified(labels, shares=(0.1,), classes=CLASSES))
+    train, val = (tuple(official[i] for i in part) for part in draw_stratified(labels, {"val": 0.1}, CLASSES))
     return Dataset(
         name="fashion-mnist",
         classes=CLASSES,
@@ -59,9 +59,8 @@ def find_files(data_dir: Path) -> Path:
     """
     target = data_dir / "fashion-mnist"
     with clear_disk_errors(target):
-        for folder in (data_dir, target, "/" / DEBIAN_FOLDER):
-            if _is_complete(folder):
-                return folder
+        if (found := at_hand(data_dir)) is not None:
+            return found
         target.mkdir(parents=True, exist_ok=True)  # before anything is downloaded for nothing
         with alone(target):
             for fetch in (_fetch_debian_package, _fetch_with_torchvision):
@@ -74,6 +73,12 @@ def find_files(data_dir: Path) -> Path:
         hint=f"put the four files ({', '.join(sum(FILES.values(), ()))}) into {target}, or "
         f"'apt install {DEBIAN_PACKAGE}', or point --data-dir at a copy",
     )
+
+
+def at_hand(data_dir: Path) -> Path | None:
+    """The folder that all four files lie in; None if they have to be downloaded."""
+    places = (data_dir, data_dir / "fashion-mnist", "/" / DEBIAN_FOLDER)
+    return next((folder for folder in places if _is_complete(folder)), None)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -20,11 +20,11 @@ def folder(path: Path) -> Dataset:
     Raises:
         DataInvalid: No such folder, one that may not be read, or what `dataset_from_tree` raises.
     """
-    if not path.is_dir():
-        raise DataInvalid(f"{path} is not a folder", hint="give a folder of class folders: folder:DIR")
     files: dict[str, Reader] = {}
     folders: list[str] = []
     try:
+        if not path.is_dir():
+            raise DataInvalid(f"{path} is not a folder", hint="give a folder of class folders: folder:DIR")
         for entry in _walk(path, frozenset({path.resolve()})):
             relative = Path(entry.path).relative_to(path).as_posix()
             if entry.is_file():

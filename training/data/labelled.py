@@ -59,7 +59,10 @@ def dataset_from_splits(
         raise DataInvalid(f"{where} holds one class only, {classes[0]!r}", hint="a classifier needs two or more")
     number = {class_name: label for label, class_name in enumerate(classes)}
     parts = {split: [_example(image, number, where) for image in images] for split, images in splits.items()}
-    train, val, test = _with_drawn_splits(parts, classes)
+    try:
+        train, val, test = _with_drawn_splits(parts, classes)
+    except ValueError as error:
+        raise DataInvalid(f"{where}: {error}", hint="add images to it, or take the class out") from error
     return Dataset(name=safe_name(name), classes=classes, train=train, val=val, test=test, flip=True)
 
 
@@ -73,10 +76,9 @@ def _example(image: Labelled, number: Mapping[str, int], where: str) -> Example:
 
 
 def _with_drawn_splits(parts: dict[SplitName, list[Example]], classes: tuple[str, ...]) -> list[tuple[Example, ...]]:
-    """Train, val and test, with what is missing drawn from train."""
-    missing = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
+    """Train, val and test, with what is missing drawn from train; ValueError if a class is too small for that."""
+    missing: dict[str, float] = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
     pool = parts["train"]
-    rest, *drawn = draw_stratified([example.label for example in pool], tuple(missing.values()), classes)
-    found = {**parts, "train": [pool[i] for i in rest]}
-    found |= {split: [pool[i] for i in part] for split, part in zip(missing, drawn, strict=True)}
-    return [tuple(found[split]) for split in SPLITS]
+    drawn = draw_stratified([example.label for example in pool], missing, classes)
+    found = {name: [pool[i] for i in part] for name, part in zip(("train", *missing), drawn, strict=True)}
+    return [tuple(found[split] if split in found else parts[split]) for split in SPLITS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _AT_HAND: dict[str, Callable[[Path], Dataset]] = {
     "fashion-mnist": fashion_mnist,
 }
 _AT_PATH: dict[str, Callable[[Path], Dataset]] = {"folder": folder, "tar": tar, "csv": csv_file}
+_OF_SUFFIX = {".tar": "tar", ".csv": "csv"}
 
 NAMES: tuple[str, ...] = (*_AT_HAND, *CATALOGUE)
 """Every data set that can be opened by name."""
@@ -36,7 +38,7 @@ def open_dataset(spec: str, data_dir: Path) -> Dataset:
         data_dir: Where named sets lie, or are put when they have to be fetched.
 
     Raises:
-        UsageError: No such name or kind; the hint says which names are near, and what else there is.
+        UsageError: No such name or kind, no path, or a path to something of another kind; the hint says what is near.
         DataInvalid: The images are not there, or cannot be trained on.
     """
     if spec in _AT_HAND:
@@ -44,12 +46,37 @@ def open_dataset(spec: str, data_dir: Path) -> Dataset:
     if spec in CATALOGUE:
         return open_entry(CATALOGUE[spec], data_dir)
     kind, _, path = spec.partition(":")
-    if kind in _AT_PATH and path:
-        return _AT_PATH[kind](_at_home(Path(path)))
+    if kind not in _AT_PATH:
+        raise _unknown(spec)
+    if not path:
+        raise UsageError(f"{spec} has no path", hint=f"write {kind}:PATH")
+    if (meant := _kind_at(path)) not in (None, kind):
+        raise UsageError(f"{path} is a {'folder' if meant == 'folder' else 'file'}", hint=f"write {meant}:{path}")
+    return _AT_PATH[kind](_at_home(Path(path)))
+
+
+def _unknown(spec: str) -> UsageError:
+    """What is near to a spec that names nothing: a path without its kind, a kind or a name with a slip."""
+    if spec and (meant := _kind_at(spec)):
+        return UsageError(f"{spec} is a {'folder' if meant == 'folder' else 'file'}", hint=f"write {meant}:{spec}")
+    kind, _, path = spec.partition(":")
     near = get_close_matches(spec.lower(), NAMES, n=3)
+    if path:
+        near = [f"{guess}:{path}" for guess in get_close_matches(kind.lower(), _AT_PATH, n=1)]
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     kinds = ", ".join(f"{kind}:PATH" for kind in _AT_PATH)
-    raise UsageError(f"there is no data set {spec!r}", hint=f"{guess}`pgn data list` has all names; also {kinds}")
+    return UsageError(f"there is no data set {spec!r}", hint=f"{guess}`pgn data list` has all names; also {kinds}")
+
+
+def _kind_at(path: str) -> str | None:
+    """How to name what lies at a path: a folder, or a file of a known suffix."""
+    place = _at_home(Path(path))
+    with suppress(OSError):  # where nobody may look, or no file name can be so long
+        if place.is_dir():
+            return "folder"
+        if place.is_file():
+            return _OF_SUFFIX.get(place.suffix.lower())
+    return None
 
 
 def _at_home(path: Path) -> Path:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from pgn.errors import DataInvalid
 
 SPLIT_SEED = 0  # belongs to the data sets, not to a run: every run of every seed sees the same splits
 
 
-def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Sequence[str]) -> list[list[int]]:
+def draw_stratified(labels: Sequence[int], shares: Mapping[str, float], classes: Sequence[str]) -> list[list[int]]:
     """Indices into `labels`, dealt out by class.
 
     Args:
         labels: Class index of each image, in a fixed order.
-        shares: Wanted share of each part after the first; the first part takes the rest.
+        shares: Wanted share of each part after the first, by its name; the first part, train, takes the rest.
         classes: Class names, for the message.
 
     Returns:
@@ -24,7 +22,7 @@ def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Seq
         image of every class.
 
     Raises:
-        DataInvalid: A class has fewer images than there are parts.
+        ValueError: A class has fewer images than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     numbers = np.asarray(labels, np.int64)
@@ -32,12 +30,13 @@ def draw_stratified(labels: Sequence[int], shares: Sequence[float], classes: Seq
     by_class = np.split(np.argsort(numbers, kind="stable"), ends_of_classes)
     for label, (name, members) in enumerate(zip(classes, by_class, strict=True)):
         if len(members) < len(parts):
-            raise DataInvalid(
-                f"class {name!r} has {len(members)} image(s), but at least {len(parts)} are needed",
-                hint="add images to it, or take the class out",
+            count = "1 image" if len(members) == 1 else f"{len(members)} images"
+            *first, last = ("train", *shares)
+            raise ValueError(
+                f"class {name!r} has {count}, but needs {len(parts)}: one each for {', '.join(first)} and {last}"
             )
         members = np.random.default_rng((SPLIT_SEED, label)).permutation(members)
-        ends = np.cumsum([max(1, round(share * len(members))) for share in shares])
+        ends = np.cumsum([max(1, round(share * len(members))) for share in shares.values()])
         *drawn, rest = np.split(members, ends)
         for part, chosen in zip(parts, [rest, *drawn], strict=True):
             part += chosen.tolist()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tarfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from PIL import Image
 
@@ -14,22 +16,22 @@ from training.data.dataset import Dataset
 from training.data.labelled import Reader
 from training.data.tree import dataset_from_tree, is_passed_over
 
+_PACKED: Final = {  # by the first bytes: what the file is, and what to do
+    b"\x1f\x8b": ("compressed with gzip", "unpack it first: gunzip FILE"),
+    b"BZh": ("compressed with bzip2", "unpack it first: bunzip2 FILE"),
+    b"\xfd7zXZ\x00": ("compressed with xz", "unpack it first: unxz FILE"),
+    b"PK\x03\x04": ("a zip file", "unzip it and give the folder as folder:DIR"),
+}
+
 
 def tar(path: Path) -> Dataset:
     """The images in the uncompressed tar at `path`; hidden files are passed over.
 
     Raises:
-        DataInvalid: No such file, not a plain tar, one with symbolic links, or what `dataset_from_tree` raises.
+        DataInvalid: No such file, not a plain and whole tar, one with symbolic links, or what `dataset_from_tree`
+            raises.
     """
-    try:
-        with tarfile.open(path, "r:") as archive:
-            members = archive.getmembers()
-    except OSError as error:
-        raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a tar file: tar:FILE") from error
-    except tarfile.TarError as error:
-        raise DataInvalid(
-            f"{path} is not a plain tar: {error}", hint="a compressed one has to be unpacked first, e.g. with gunzip"
-        ) from error
+    members = _members(path)
     files: dict[str, Reader] = {}
     folders: list[str] = []
     stored = {member.name: member for member in members if member.isfile()}
@@ -48,6 +50,31 @@ def tar(path: Path) -> Dataset:
         elif member.isdir():
             folders.append(str(relative))
     return dataset_from_tree(path.name.split(".")[0], str(path), files, folders)
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    """All that the tar holds; one that was cut short would give fewer images, or none of the last classes."""
+    try:
+        # Opening it reads the first header: what goes wrong behind that is a tar's damage.
+        with tarfile.open(path, "r:") as archive, path.open("rb") as file, suppress(tarfile.ReadError):
+            members = archive.getmembers()
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+                return members
+    except OSError as error:
+        raise DataInvalid(f"{path} cannot be read: {error.strerror}", hint="give a tar file: tar:FILE") from error
+    except tarfile.TarError as error:
+        raise _no_tar(path, error) from error
+    raise DataInvalid(f"{path} ends early or is damaged: the end mark of a tar is missing", hint="copy it again")
+
+
+def _no_tar(path: Path, error: tarfile.TarError) -> DataInvalid:
+    with path.open("rb") as file:
+        start = file.read(8)
+    for first, (what, hint) in _PACKED.items():
+        if start.startswith(first):
+            return DataInvalid(f"{path} is {what}, not a plain tar", hint=hint.replace("FILE", str(path)))
+    return DataInvalid(f"{path} is no tar: {error}", hint="give an uncompressed tar of class folders: tar:FILE")
 
 
 def _read(path: Path, offset: int, size: int) -> Image.Image:

@@ -7,7 +7,10 @@ show in no message, only in the result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final, TypeAlias
 
@@ -23,7 +26,12 @@ _SPLIT_WORDS: Final[Mapping[str, SplitName]] = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_SPLIT_LIKE: Final = re.compile(r"(train|val|test|dev)(ing|id|idation)?(?![a-z])", re.IGNORECASE)  # train_images
 _LAYOUT_HINT: Final = "expected <class>/<image> or train/<class>/<image>, with at least two classes"
+_NAMES_HINT: Final = f"name split folders {', '.join(_SPLIT_WORDS)}, with class folders in them"
+_SHOWN: Final = 3  # names in a message
+
+_log = logging.getLogger(__name__)
 
 
 def is_passed_over(name: str) -> bool:
@@ -32,7 +40,7 @@ def is_passed_over(name: str) -> bool:
 
 
 def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folders: Iterable[str]) -> Dataset:
-    """The data set in a tree of image files.
+    """The data set in a tree of image files; images beside plain class folders are left out with a warning.
 
     Args:
         name: Becomes the data set's name.
@@ -42,7 +50,8 @@ def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folder
 
     Raises:
         DataInvalid: No images in class folders; a class or split without images; folders that may be splits as well
-            as classes; or what `dataset_from_splits` raises.
+            as classes; class folders one level deeper; with splits, images in no class folder; or what
+            `dataset_from_splits` raises.
     """
     paths = {_parts(path): path for path in sorted(files)}
     images = [parts for parts in paths if _suffix(parts) in SUFFIXES]
@@ -51,7 +60,8 @@ def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folder
     }
     splits = _splits(where, images, {folder[0] for folder in present})
     depth = 2 if splits else 1  # at which class folders lie
-    filled = {start for parts in images if len(parts) > depth for start in _starts(parts[:depth])}
+    in_classes = [parts for parts in images if len(parts) > depth]
+    filled = {start for parts in in_classes for start in _starts(parts[:depth])}
     for folder in sorted(present - filled):
         if len(folder) <= depth and (not splits or folder[0] in splits):
             raise DataInvalid(
@@ -60,16 +70,13 @@ def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folder
             )
     if not filled:
         raise DataInvalid(f"{where} holds no images in class folders", hint=_LAYOUT_HINT)
-    if len(filled) == 1 and any(len(parts) > 2 for parts in images):
-        ((only,),) = filled
-        raise DataInvalid(
-            f"{where} holds one class only, {only!r}", hint=f"the classes seem to lie in {only}/; {_LAYOUT_HINT}"
-        )
+    _refuse_deeper_classes(where, in_classes, depth)
+    if loose := [paths[parts] for parts in images if len(parts) <= depth]:
+        _tell_of_loose(where, loose, refuse=bool(splits))
     found: dict[SplitName, list[Labelled]] = {}
-    for parts in images:
-        if len(parts) > depth:
-            image = Labelled(paths[parts], parts[depth - 1], files[paths[parts]])
-            found.setdefault(splits.get(parts[0], "train"), []).append(image)
+    for parts in in_classes:
+        image = Labelled(paths[parts], parts[depth - 1], files[paths[parts]])
+        found.setdefault(splits.get(parts[0], "train"), []).append(image)
     return dataset_from_splits(name, where, found, expected=_LAYOUT_HINT)
 
 
@@ -93,6 +100,50 @@ def _splits(where: str, images: Iterable[Parts], tops: Collection[str]) -> dict[
         if len(same := [top for top in words if words[top] == split]) > 1:
             raise DataInvalid(f"{where}: {' and '.join(same)} are both {split}", hint="put them into one folder")
     return words
+
+
+def _refuse_deeper_classes(where: str, in_classes: Sequence[Parts], depth: int) -> None:
+    """No folder that holds the class folders, such as a year or a split of an unknown name, is taken for a class.
+
+    It is known by its own folders: another one has some of the same names. A class may have folders of its own, which
+    other classes do not have, or which are called the same in all of them (`cat/images`, `dog/images`).
+    """
+    below: dict[str, set[str]] = {}  # of each class, its folders that hold images; "" for itself
+    for parts in in_classes:
+        below.setdefault(parts[depth - 1], set()).add(parts[depth] if len(parts) > depth + 1 else "")
+    if len(below) == 1 and any(names != {""} for names in below.values()):
+        raise DataInvalid(
+            f"{where} holds one class only, {in_classes[0][depth - 1]!r}",
+            hint=f"the classes seem to lie in {'/'.join(in_classes[0][:depth])}/; {_LAYOUT_HINT}",
+        )
+    split_like = {top: match[1].lower() for top in below if depth == 1 and (match := _SPLIT_LIKE.match(top))}
+    if len(split_like) == len(below) and len(set(split_like.values())) > 1:
+        raise DataInvalid(f"{where}: {_some(below)} seem to be splits, not classes", hint=_NAMES_HINT)
+    holders = Counter(name for names in below.values() if "" not in names for name in names)
+    shared = sorted(name for name, count in holders.items() if count > 1)
+    if shared and len(holders) > 1:
+        tops = [top for top, names in below.items() if "" not in names and not names.isdisjoint(shared)]
+        start = next("/".join(parts[:depth]) for parts in in_classes if parts[depth - 1] == tops[0])
+        otherwise = f"{_LAYOUT_HINT}; if {_some(tops)} are classes, put the images right into them"
+        raise DataInvalid(
+            f"{where}: {_some(tops)} hold folders of the same names: {_some(shared)}",
+            hint=f"the classes seem to lie in {start}/; {_NAMES_HINT if split_like else otherwise}",
+        )
+
+
+def _tell_of_loose(where: str, loose: Sequence[str], *, refuse: bool) -> None:
+    """Images in no class folder: refused with splits, where each image was put on purpose; else one warning."""
+    count = "one image lies" if len(loose) == 1 else f"{len(loose)} images lie"
+    told = f"{where}: {count} in no class folder: {_some(loose)}"
+    if refuse:
+        raise DataInvalid(told, hint="put what belongs to a class into <split>/<class>/, and take out the rest")
+    _log.warning("%s; left out", told)
+
+
+def _some(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join([*names][:_SHOWN]) + more
 
 
 def _content(folder: Parts, paths: Iterable[Parts]) -> str:

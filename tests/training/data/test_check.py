@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pgn.cli import main
 from tests.toys import make_images
 from training.data.check import check, compare
+from training.data.registry import open_dataset
 
 
 @pytest.fixture
@@ -72,6 +74,64 @@ def test_an_unreadable_image_is_named_with_its_reason(split_folders: Path) -> No
     (split_folders / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (((place, reason),)) = check(f"folder:{split_folders}", Path()).report.unreadable
     assert (str(place), "cannot be decoded" in reason) == ("train/cat/0.png (train)", True)
+
+
+def test_unreadable_images_have_a_line_below_the_counts(split_folders: Path) -> None:
+    """The counts are of what is listed; training has so many fewer."""
+    for path in ("train/cat/0.png", "test/dog/0.png", "test/dog/1.png"):
+        (split_folders / path).write_bytes(b"no image")
+    report = check(f"folder:{split_folders}", Path()).report
+    assert report.total == {"train": 8, "val": 2, "test": 4}
+    assert "of these unreadable: train 1, val 0, test 2" in report.table().splitlines()
+    assert report.obstacles == ()
+
+
+@pytest.mark.parametrize(("damaged", "obstacles"), [
+    ("train/dog", ["class 'dog' has no readable training image"]),
+    ("train", ["no image of train can be read"]),
+    ("val", ["no image of val can be read"]),
+    ("test/dog", []),
+])  # fmt: skip
+def test_what_training_would_refuse_is_said_last(damaged: str, obstacles: list[str], split_folders: Path) -> None:
+    """Before an hour is spent on the way to the same refusal; a class that is not asked about is only warned of."""
+    for path in (split_folders / damaged).rglob("*.png"):
+        path.write_bytes(b"no image")
+    report = check(f"folder:{split_folders}", Path()).report
+    assert report.to_dict()["obstacles"] == obstacles
+    told = [line for line in report.table().splitlines() if line.startswith("cannot be trained on: ")]
+    assert told == [f"cannot be trained on: {reason}" for reason in obstacles]
+
+
+def test_a_class_that_a_published_list_leaves_out_is_no_obstacle(
+    split_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As VTAB's list of SUN397 does."""
+    opened = replace(open_dataset(f"folder:{split_folders}", Path()), may_lack=frozenset({1}))
+    only_cats = tuple(example for example in opened.train if example.label == 0)
+    monkeypatch.setattr("training.data.check.open_dataset", lambda *_: replace(opened, train=only_cats))
+    assert check("vtab-sun397", Path()).report.obstacles == ()
+
+
+def test_a_long_list_of_reasons_is_cut_in_the_table_only(tmp_path: Path) -> None:
+    """Folders of files that only bear the suffix of images have one reason a class."""
+    for number in range(60):
+        for copy in range(3):
+            path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(make_images(1)[0] if number == 0 else b"no image")
+    report = check(f"folder:{tmp_path / 'many'}", Path()).report
+    assert len(report.obstacles) == 59
+    *_, last, more = report.table().splitlines()
+    assert (last, more) == (f"cannot be trained on: {report.obstacles[49]}", "... and 9 more reasons")
+
+
+def test_a_small_validation_split_is_remarked_on(split_folders: Path) -> None:
+    """The epoch that it chooses is chosen by chance."""
+    told = "validation: 2 images, so one image is 50 points; epoch and temperature are chosen on little"
+    assert told in check(f"folder:{split_folders}", Path()).report.table().splitlines()
+    for number, data in enumerate(make_images(48, seed=9)):
+        (split_folders / f"val/dog/more{number}.png").write_bytes(data)
+    assert "validation: " not in check(f"folder:{split_folders}", Path()).report.table()
 
 
 def test_the_table_names_the_smallest_and_the_largest_class(split_folders: Path) -> None:
@@ -136,6 +196,13 @@ def other_folders(tmp_path: Path) -> Path:
         for number in range(20):
             (root / name / f"{number:02d}.png").write_bytes(next(images))
     return root
+
+
+def test_the_command_fails_if_a_set_cannot_be_trained_on(split_folders: Path) -> None:
+    """As training would, hours later or not."""
+    for file in (split_folders / "train" / "cat").iterdir():
+        file.write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert _run("check", f"folder:{split_folders}") == 1
 
 
 def test_a_picture_in_two_sets_is_named_with_both_sets(split_folders: Path, other_folders: Path) -> None:

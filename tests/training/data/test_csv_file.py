@@ -31,6 +31,12 @@ def test_without_splits_they_are_drawn(write_csv: Callable[..., str]) -> None:
     assert (len(found.train), len(found.val), len(found.test)) == (14, 2, 4)
 
 
+def test_a_space_behind_a_comma_is_no_part_of_a_name(write_csv: Callable[..., str]) -> None:
+    """Lists written by hand look like that."""
+    spec = write_csv("path, label", *(f"{c}/{n}.png, a {c}" for c in ("cat", "dog") for n in range(3)))
+    assert open_dataset(spec, Path()).classes == ("a cat", "a dog")
+
+
 def test_paths_are_relative_to_the_csv(write_csv: Callable[..., str], class_folders: Path) -> None:
     """A folder with its list can be moved."""
     spec = write_csv("label,path", *(f"{c},{c}/{n}.png" for c in ("cat", "dog") for n in range(3)))
@@ -60,8 +66,10 @@ def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_first_column(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file,class", "cat/0.png,cat"], "has no columns `path` and `label`"),
-        ([""], "has no columns"),
+        (["file,class", "cat/0.png,cat"], "has no columns `path` and `label`: its first line is 'file,class'"),
+        (["path;label", "cat/0.png;cat"], "its first line is 'path;label' .*; columns are separated by commas"),
+        (["x" * 1000], f"its first line is '{'x' * 100}' "),
+        ([""], "has no columns `path` and `label`: its first line is ''"),
         (["path,label"], "holds no images"),
         (["path,label", "cat/0.png,"], "line 2: path or label is empty"),
         (["path,label", "cat/0.png"], "line 2: path or label is empty"),

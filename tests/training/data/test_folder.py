@@ -84,6 +84,9 @@ def test_a_folder_that_may_not_be_read_is_one_line(class_folders: Path, monkeypa
     monkeypatch.setattr("training.data.folder.os.scandir", refuse)
     with pytest.raises(DataInvalid, match="My Pets cannot be read: Permission denied"):
         folder(class_folders)
+    monkeypatch.setattr(Path, "is_dir", refuse)  # the folder above is closed already
+    with pytest.raises(DataInvalid, match="My Pets cannot be read: Permission denied"):
+        folder(class_folders)
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
@@ -106,10 +109,10 @@ def test_one_class_only_is_refused(class_folders: Path) -> None:
 
 
 def test_a_class_with_too_few_images_is_named(class_folders: Path) -> None:
-    """Two images cannot fill three splits."""
+    """Two images cannot fill three splits; of several sets in a command it is this one's."""
     for number in range(2, 10):
         (class_folders / "dog" / f"{number}.png").unlink()
-    with pytest.raises(DataInvalid, match=r"class 'dog' has 2 image\(s\), but at least 3 are needed"):
+    with pytest.raises(DataInvalid, match="My Pets: class 'dog' has 2 images, but needs 3: one each for train"):
         folder(class_folders)
 
 

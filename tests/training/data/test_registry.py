@@ -12,10 +12,35 @@ from pgn.errors import DataInvalid, UsageError
 from training.data.registry import NAMES, open_dataset, open_datasets
 
 
-@pytest.mark.parametrize("spec", ["folder:", "zip:x.zip", ""])
+@pytest.mark.parametrize("spec", ["nothing", "zip:x.zip", ""])
 def test_an_unknown_spec_says_where_the_names_are(spec: str) -> None:
     """A slip costs one look at the message."""
     with pytest.raises(UsageError, match=r"`pgn data list` has all names; also folder:PATH, tar:PATH, csv:PATH"):
+        open_dataset(spec, Path("data"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("My Pets", r"^My Pets is a folder \(write folder:My Pets\)$"),
+        ("pets.tar", r"^pets\.tar is a file \(write tar:pets\.tar\)$"),
+        ("pets.csv", r"^pets\.csv is a file \(write csv:pets\.csv\)$"),
+        ("folder:pets.tar", r"^pets\.tar is a file \(write tar:pets\.tar\)$"),
+        ("tar:My Pets", r"^My Pets is a folder \(write folder:My Pets\)$"),
+        ("csv:My Pets", r"^My Pets is a folder \(write folder:My Pets\)$"),
+        ("folder:", r"^folder: has no path \(write folder:PATH\)$"),
+        ("flder:My Pets", r"^there is no data set 'flder:My Pets' \(did you mean folder:My Pets\? "),
+        ("x" * 5000, "there is no data set"),
+    ],
+)  # fmt: skip
+def test_images_of_ones_own_that_are_named_wrongly_say_how_to_name_them(
+    spec: str, message: str, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path is right, and what is missing in front of it can be seen from what lies there."""
+    monkeypatch.chdir(class_folders.parent)
+    for name in ("pets.tar", "pets.csv"):
+        Path(name).touch()
+    with pytest.raises(UsageError, match=message):
         open_dataset(spec, Path("data"))
 
 

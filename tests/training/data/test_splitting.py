@@ -7,34 +7,36 @@ from itertools import pairwise
 
 import pytest
 
-from pgn.errors import DataInvalid
 from training.data.splitting import draw_share, draw_stratified
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
 CLASSES = ("a", "b", "c")
+SHARES = {"val": 0.1, "test": 0.2}
 
 
 def test_every_image_is_in_exactly_one_part() -> None:
     """An image in two splits would make the test accuracy a lie."""
-    parts = draw_stratified(LABELS, (0.1, 0.2), CLASSES)
+    parts = draw_stratified(LABELS, SHARES, CLASSES)
     assert sorted(index for part in parts for index in part) == list(range(100))
 
 
 def test_every_part_has_the_same_mix_of_classes() -> None:
     """Stratified: 10 % and 20 % of each class, not only of the whole."""
-    counts = [Counter(LABELS[i] for i in part) for part in draw_stratified(LABELS, (0.1, 0.2), CLASSES)]
+    counts = [Counter(LABELS[i] for i in part) for part in draw_stratified(LABELS, SHARES, CLASSES)]
     assert counts == [{0: 42, 1: 21, 2: 7}, {0: 6, 1: 3, 2: 1}, {0: 12, 1: 6, 2: 2}]
 
 
 def test_the_draw_is_always_the_same() -> None:
     """Runs of different seeds are compared on the same test images."""
-    assert draw_stratified(LABELS, (0.1,), CLASSES) == draw_stratified(LABELS, (0.1,), CLASSES)
+    assert draw_stratified(LABELS, SHARES, CLASSES) == draw_stratified(LABELS, SHARES, CLASSES)
 
 
 def test_a_class_with_too_few_images_is_named() -> None:
-    """One image cannot be in three splits."""
-    with pytest.raises(DataInvalid, match=r"class 'b' has 2 image\(s\), but at least 3 are needed"):
-        draw_stratified([0, 0, 0, 1, 1], (0.1, 0.2), ("a", "b"))
+    """With what its images are needed for: one cannot be in three splits."""
+    with pytest.raises(ValueError, match=r"^class 'b' has 2 images, but needs 3: one each for train, val and test$"):
+        draw_stratified([0, 0, 0, 1, 1], SHARES, ("a", "b"))
+    with pytest.raises(ValueError, match=r"^class 'b' has 1 image, but needs 2: one each for train and test$"):
+        draw_stratified([0, 0, 0, 1], {"test": 0.2}, ("a", "b"))
 
 
 def test_a_share_has_the_same_mix_of_classes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -72,12 +73,50 @@ def test_a_tar_packed_one_level_too_high_says_so(class_folders: Path, tmp_path: 
         tar(tmp_path / "pets.tar")
 
 
-def test_a_compressed_tar_says_what_to_do(class_folders: Path, tmp_path: Path) -> None:
-    """Its members cannot be read in place."""
-    with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
-        archive.add(class_folders, arcname=".")
-    with pytest.raises(DataInvalid, match=r"is not a plain tar.*gunzip"):
-        tar(tmp_path / "pets.tar.gz")
+@pytest.mark.parametrize(("kind", "tool"), [("gztar", "gunzip"), ("bztar", "bunzip2"), ("xztar", "unxz")])
+def test_a_compressed_tar_says_which_tool_unpacks_it(kind: str, tool: str, class_folders: Path, tmp_path: Path) -> None:
+    """Its members cannot be read in place; its name may say nothing of it."""
+    shutil.make_archive(str(tmp_path / "pets"), kind, class_folders)
+    path = next(tmp_path.glob("pets.tar.*")).rename(tmp_path / "pets.tar")
+    with pytest.raises(DataInvalid, match=rf"not a plain tar \(unpack it first: {tool} {path}\)"):
+        tar(path)
+
+
+def test_a_zip_is_told_from_a_tar(class_folders: Path, tmp_path: Path) -> None:
+    """The other thing that data sets come as."""
+    path = shutil.make_archive(str(tmp_path / "pets"), "zip", class_folders)
+    with pytest.raises(DataInvalid, match=r"pets\.zip is a zip file, .*unzip it and give the folder as folder:DIR"):
+        tar(Path(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"path,label\ncat.png,cat\n" * 100])
+def test_another_file_is_no_tar(content: bytes, tmp_path: Path) -> None:
+    """Nothing would unpack it."""
+    (tmp_path / "pets.tar").write_bytes(content)
+    with pytest.raises(DataInvalid, match=r"pets\.tar is no tar: .* \(give an uncompressed tar of class folders"):
+        tar(tmp_path / "pets.tar")
+
+
+@pytest.mark.parametrize("place", ["in an image", "in a header", "between two images"])
+def test_a_tar_that_is_cut_short_is_not_read_in_part(place: str, packed: Path) -> None:
+    """Wherever a copy broke off: the images and classes behind it would be missing without a word."""
+    with tarfile.open(packed) as archive:
+        image = [member for member in archive.getmembers() if member.isfile()][-1]
+    end = {"in an image": image.offset_data + 9, "in a header": image.offset + 9, "between two images": image.offset}
+    packed.write_bytes(packed.read_bytes()[: end[place]])
+    with pytest.raises(DataInvalid, match=r"pets\.tar ends early or is damaged: .* \(copy it again\)"):
+        tar(packed)
+
+
+def test_a_tar_with_a_damaged_header_is_not_read_in_part(packed: Path) -> None:
+    """Python's reader ends there as if nothing followed."""
+    with tarfile.open(packed) as archive:
+        start = archive.getmembers()[-1].offset
+    content = bytearray(packed.read_bytes())
+    content[start : start + 8] = b"damaged!"
+    packed.write_bytes(content)
+    with pytest.raises(DataInvalid, match="ends early or is damaged"):
+        tar(packed)
 
 
 def test_a_missing_tar_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import pytest
@@ -93,6 +94,23 @@ def test_a_split_without_class_folders_is_named() -> None:
         _open("train/cat/1.png", "train/dog/1.png", "test/1.png")
 
 
+@pytest.mark.parametrize("loose", ["root", "train/y", "test/z"])
+def test_with_splits_an_image_in_no_class_folder_is_refused(loose: str) -> None:
+    """It was put there to be learned from or to be tested on, and would be left out."""
+    told = rf"3 images lie in no class folder: {loose}a.png, {loose}b.png, {loose}c.png \(put .* into <split>/<class>/"
+    with pytest.raises(DataInvalid, match=told):
+        _open("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", f"{loose}.png")
+
+
+def test_an_image_beside_class_folders_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """An overview, most often; or what nobody has sorted yet."""
+    with caplog.at_level(logging.WARNING):
+        found = _open("cat/1.png", "dog/1.png", "r1.png", "r2.png")
+    assert sum(len(found.split(split)) for split in SPLITS) == 6
+    told = "pets: 6 images lie in no class folder: r1a.png, r1b.png, r1c.png and 3 more; left out"
+    assert caplog.messages == [told]
+
+
 def test_files_of_other_formats_among_images_are_passed_over() -> None:
     """Notes, lists, thumbnails' databases."""
     found = _open("cat/1.png", "cat/1.txt", "dog/1.PNG", "readme.md", "overview.png")
@@ -110,6 +128,41 @@ def test_one_level_too_high_is_told_from_one_class() -> None:
         _open("cat/1.png")
 
 
-def test_classes_may_have_folders_of_their_own() -> None:
-    """Below its class folder an image may lie as deep as it likes."""
-    assert _open("cat/siamese/young/1.png", "dog/pug/1.png").classes == ("cat", "dog")
+@pytest.mark.parametrize("split", ["", "train/"])
+@pytest.mark.parametrize("files", [
+    ["2020/cat/1.png", "2020/dog/1.png", "2021/cat/1.png", "2021/dog/1.png"],
+    ["2020/cat/1.png", "2020/dog/1.png", "2021/dog/1.png", "2021/lynx/1.png"],
+    ["2020/cat/1.png", "2020/dog/1.png", "2021/cat/1.png", "2021/dog/1.png", "owl/1.png"],
+])  # fmt: skip
+def test_class_folders_one_level_deeper_are_refused(split: str, files: list[str]) -> None:
+    """A classifier of years would come out; one folder of class folders among classes is no better."""
+    told = rf"2020, 2021 hold folders of the same names: .*dog \(the classes seem to lie in {split}2020/; expected"
+    with pytest.raises(DataInvalid, match=told):
+        _open(*(split + file for file in files))
+
+
+@pytest.mark.parametrize("files", [
+    ["train_images/cat/1.png", "train_images/dog/1.png", "test_images/cat/1.png", "holdout/dog/1.png"],
+    ["train_images/1.png", "test_images/1.png"],
+    ["train2017/cat/1.png", "val2017/cat/1.png"],
+    ["Training-set/cat/1.png", "Validation-set/cat/1.png"],
+])  # fmt: skip
+def test_splits_of_other_names_are_no_classes(files: list[str]) -> None:
+    """Each publisher has names of its own; the message has those that are understood."""
+    with pytest.raises(
+        DataInvalid, match="name split folders train, training, val, valid, validation, dev, test, testing"
+    ):
+        _open(*files)
+
+
+@pytest.mark.parametrize("files", [
+    ["cat/siamese/young/1.png", "dog/pug/1.png"],
+    ["cat/images/1.png", "dog/images/1.png"],
+    ["cat/indoors/1.png", "cat/1.png", "dog/indoors/1.png", "dog/outdoors/1.png"],
+    ["train/cat/day/1.png", "train/dog/1.png", "test/cat/day/1.png", "test/cat/night/1.png"],
+    ["train_freight/1.png", "train_passenger/1.png"],
+    ["trainers/1.png", "valleys/1.png"],
+])  # fmt: skip
+def test_classes_may_have_folders_of_their_own(files: list[str]) -> None:
+    """Below its class folder an image may lie as deep as it likes; names that only sound like splits are classes."""
+    assert len(_open(*files).classes) == 2

@@ -22,6 +22,7 @@ from training.data.named.vtab import read_task
 
 OFFICIAL, COOP = "official train and test", "CoOp's split file"
 BY_TORCHVISION = "torchvision downloads it when it is named"
+IMAGES_BY_TORCHVISION = "are then downloaded by torchvision"  # once the split file is there
 _RESEARCH = "no explicit licence; published for research"
 _IMAGENET_TERMS = "ImageNet's terms: research and teaching, not commercial"
 
@@ -57,7 +58,7 @@ def _pgn() -> Iterator[Entry]:
             images=("jpg", "images", "flowers-102/jpg"),
         ),
         get=_coop_file("split_zhou_OxfordFlowers.json", "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT")
-        + "; the images (330 MB) are then downloaded by torchvision, or unpack "
+        + f"; the images (330 MB) {IMAGES_BY_TORCHVISION}, or unpack "
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz there",
         split=COOP,
         classes=102,
@@ -93,7 +94,7 @@ def _pgn() -> Iterator[Entry]:
             images=("2750", "images", "eurosat/2750"),
         ),
         get=_coop_file("split_zhou_EuroSAT.json", "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o")
-        + "; the images (90 MB) are then downloaded by torchvision, or unpack EuroSAT.zip of "
+        + f"; the images (90 MB) {IMAGES_BY_TORCHVISION}, or unpack EuroSAT.zip of "
         "https://github.com/phelber/EuroSAT there",
         split=COOP,
         classes=10,
@@ -162,7 +163,7 @@ def _pgn() -> Iterator[Entry]:
             images=("images", "oxford-iiit-pet/images"),
         ),
         get=_coop_file("split_zhou_OxfordPets.json", "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs")
-        + "; the images (800 MB) are then downloaded by torchvision, or unpack "
+        + f"; the images (800 MB) {IMAGES_BY_TORCHVISION}, or unpack "
         "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz there",
         split=COOP,
         classes=37,
@@ -182,7 +183,7 @@ def _pgn() -> Iterator[Entry]:
             images=("images", "dtd/images", "dtd/dtd/images"),
         ),
         get=_coop_file("split_zhou_DescribableTextures.json", "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x")
-        + "; the images (600 MB) are then downloaded by torchvision, or unpack "
+        + f"; the images (600 MB) {IMAGES_BY_TORCHVISION}, or unpack "
         "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz there",
         split=COOP,
         classes=47,

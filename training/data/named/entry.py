@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from scipy.io.matlab import MatReadError
 
 from pgn.errors import DataInvalid, one_line
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, Example
 from training.data.named.parts import Parts
 from training.data.splitting import draw_stratified
 
@@ -100,6 +100,7 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
     try:
         parts = entry.read(folder)
         _check(parts)
+        train, val = _train_and_val(parts)
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = f"no file {error.filename}" if error.filename else str(error)
         raise DataInvalid(f"{entry.title} is not at hand: {missing}", hint=entry.how_to_get(data_dir)) from error
@@ -111,10 +112,6 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
             f"{entry.title}: the files in {folder} are not as published: {kind}{one_line(error)}",
             hint=entry.how_to_get(data_dir),
         ) from error
-    train, val = parts.train, parts.val
-    if val is None:
-        labels = [example.label for example in train]
-        train, val = ([parts.train[i] for i in part] for part in draw_stratified(labels, (VAL_SHARE,), parts.classes))
     return Dataset(
         name=entry.name,
         classes=parts.classes,
@@ -127,6 +124,15 @@ def open_entry(entry: Entry, data_dir: Path) -> Dataset:
         licence=entry.licence,
         may_lack=frozenset() if entry.has_every_class else frozenset(range(len(parts.classes))),
     )
+
+
+def _train_and_val(parts: Parts) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The published ones, or both drawn from train; ValueError if a class is too small for that."""
+    if parts.val is not None:
+        return parts.train, parts.val
+    labels = [example.label for example in parts.train]
+    train, val = draw_stratified(labels, {"val": VAL_SHARE}, parts.classes)
+    return [parts.train[i] for i in train], [parts.train[i] for i in val]
 
 
 def _check(parts: Parts) -> None:

@@ -144,7 +144,7 @@ def clevr_distance(folder: Path) -> Parts:
 def with_drawn_test(parts: Parts, *, val: float, test: float) -> Parts:
     """The set with validation and test images drawn from its training images, stratified, always the same."""
     labels = [example.label for example in parts.train]
-    chosen = draw_stratified(labels, (val, test), parts.classes)
+    chosen = draw_stratified(labels, {"val": val, "test": test}, parts.classes)
     return Parts(parts.classes, *([parts.train[i] for i in part] for part in chosen))
 
 

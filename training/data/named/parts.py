@@ -6,8 +6,8 @@ ValueError. `open_entry` makes one clear line of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -74,6 +74,17 @@ def array_examples(name: str, pictures: np.ndarray, labels: Iterable[int]) -> li
     ]
 
 
+@contextmanager
+def _without_empty_folders(root: Path) -> Iterator[None]:
+    """A download that fails leaves no empty folder, which would look like a set that is at hand."""
+    try:
+        yield
+    finally:
+        for folder in (*root.glob("*/"), root):
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+
+
 def or_download(dataset: Callable[..., T], root: Path, **options: object) -> T:
     """The set of torchvision at `root`, downloaded first if it is not there, by one process alone.
 
@@ -84,7 +95,8 @@ def or_download(dataset: Callable[..., T], root: Path, **options: object) -> T:
         with alone(root):
             with suppress(RuntimeError):  # torchvision: not found, or a digest is wrong
                 return dataset(root, download=False, **options)
-            return dataset(root, download=True, **options)
+            with _without_empty_folders(root):
+                return dataset(root, download=True, **options)
     except (RuntimeError, OSError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(f"the download into {root} failed: {reason}") from error

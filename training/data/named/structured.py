@@ -50,7 +50,7 @@ def small_norb(folder: Path, *, column: int, step: int, classes: tuple[str, ...]
         classes: Names of the values.
     """
     train, held = (_norb_examples(folder, split, column, step) for split in SMALL_NORB)
-    val, test = draw_stratified([example.label for example in held], (0.5,), classes)
+    val, test = draw_stratified([example.label for example in held], {"test": 0.5}, classes)
     return Parts(classes, train, [held[i] for i in val], [held[i] for i in test])
 
 

@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from training.data.named.catalogue import CATALOGUE
+from training.data import fashion_mnist
+from training.data.named.catalogue import BY_TORCHVISION, CATALOGUE, IMAGES_BY_TORCHVISION
 from training.data.named.entry import Entry
 
 HEADINGS = {
@@ -18,20 +19,38 @@ HEADINGS = {
     "FGVC": "FGVC: fine-grained sets",
     "VTAB-1k": "VTAB-1k: 19 tasks of 1,000 images",
 }
+_DOWNLOADED = "downloaded when named"
 _BETWEEN_MARKS = re.compile(r"(?<=<!-- tables -->\n).*?(?=<!-- end of tables -->)", re.DOTALL)
 
 
 def overview(data_dir: Path) -> str:
-    """One line a set: name, what it is, and where its files are if they are below `data_dir`."""
+    """One line a set: name, what it is, and the folder it is at hand in or how it gets there; then the data folder."""
+    place = fashion_mnist.at_hand(data_dir)
     known = {
-        "digits": "scikit-learn's handwritten digits, 10 classes; always at hand",
-        "fashion-mnist": "Fashion-MNIST, 10 classes; fetched when named",
+        "digits": "scikit-learn's handwritten digits, 10 classes; at hand, a part of scikit-learn",
+        "fashion-mnist": "Fashion-MNIST, 10 classes; " + (_in(place, data_dir) if place else _DOWNLOADED),
     }
     for entry in CATALOGUE.values():
         place = entry.at_hand(data_dir)
-        known[entry.name] = f"{entry.title}, {entry.classes:,} classes" + (f"; in {place}" if place else "")
+        state = _in(place, data_dir) if place else _how_it_comes(entry)
+        known[entry.name] = f"{entry.title}, {entry.classes:,} classes; {state}"
     width = max(map(len, known))
-    return "\n".join(f"{name.ljust(width)}  {what}" for name, what in known.items())
+    lines = [f"{name.ljust(width)}  {what}" for name, what in known.items()]
+    return "\n".join(
+        [*lines, f"\nFolders are below {data_dir}; training on a set that is not there says what to put where."]
+    )
+
+
+def _in(place: Path, data_dir: Path) -> str:
+    return f"at hand in {place.relative_to(data_dir) if place.is_relative_to(data_dir) else place}"
+
+
+def _how_it_comes(entry: Entry) -> str:
+    if BY_TORCHVISION in entry.get:
+        return _DOWNLOADED
+    if IMAGES_BY_TORCHVISION in entry.get:
+        return "downloaded when named, once its split file is put there by hand"
+    return "has to be put there by hand"
 
 
 def tables() -> str:
