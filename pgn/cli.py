@@ -315,7 +315,9 @@ def evaluate(
     backbone: Annotated[Path | None, typer.Option(help="Folder of the frozen ViT, if it has moved.")] = None,
     split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which images.")] = "test",
     iip: Annotated[Path | None, typer.Option(help="A bundle of input-independent prompts to stand beside it.")] = None,
-    train_iip: Annotated[bool, typer.Option("--train-iip", help="Train those now, with equal epochs.")] = False,
+    train_iip: Annotated[
+        bool, typer.Option("--train-iip", help="Train those now, with equal epochs; not for a bundle of them.")
+    ] = False,
 ) -> None:
     """Top-1, top-5 and confusion matrix of a bundle or run, beside a linear probe on the same frozen features."""
     from training.evaluate import evaluate as run
@@ -324,7 +326,7 @@ def evaluate(
     specs = tuple(dataset) if dataset else None
     report = run(trained, out=folder, backbone=backbone, dataset=specs, split=split, iip=iip, train_iip=train_iip)
     print(report.table())
-    print(f"confusion matrix: {folder / 'confusion.png'}")
+    print(f"confusion matrix: {folder / report.picture_file}")
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -1,11 +1,13 @@
-"""What `pgn compare` does: read the grid, run the cells that are asked for, write the tables."""
+"""What `pgn compare` does: read the grid, check and run the cells that are asked for, write the tables."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from pgn.errors import SetupError, UsageError
+from training.compare.check import refuse_faults
 from training.compare.gather import TABLE_FILE, write_summary
 from training.compare.grid import Cell, Grid, find_grid, read_grid, shared_out
 from training.compare.runner import error_of, result_of, run_cells
@@ -34,17 +36,25 @@ def compare(
         run: False writes the tables of what is finished, and runs nothing.
 
     Raises:
-        UsageError: The grid makes no sense; no such part or cell; finished cells had other options.
-        SetupError: The one cell failed, so whoever started it can try again. DiskFull: There is no room.
+        UsageError: The grid makes no sense; no such part or cell; cells cannot be run, or finished ones had other
+            options.
+        SetupError: Cells failed, so whoever started them can try again; the tables are written all the same.
+        DiskFull: There is no room.
     """
     file, folder = _places(grid, out)
     opened = read_grid(file)
     cells = _chosen(opened.cells(), only, index) if run else ()
     if run:
+        if index is None:  # a cell alone, of a cluster's Job, is no reason to stop the others
+            refuse_faults([cell for cell in cells if result_of(folder, cell) is None], folder, data_dir)
         run_cells(cells, folder, data_dir, minutes=minutes)
     write_summary(opened, folder, command=_command(grid, opened))
-    if index is not None and cells and (error := error_of(folder, cells[0])):
-        raise SetupError(f"cell {index}, {cells[0].name}, failed: {error}")
+    failed = [cell for cell in cells if error_of(folder, cell)]
+    if failed and index is not None:
+        raise SetupError(f"cell {index}, {failed[0].name}, failed: {error_of(folder, failed[0])}")
+    if failed:
+        words = shlex.join(["pgn", "compare", grid, *(["--out", str(out)] if out else []), "--list"])
+        raise SetupError(f"{len(failed)} of {len(cells)} cells failed", hint=f"`{words}` says why")
     return folder / TABLE_FILE
 
 

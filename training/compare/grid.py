@@ -199,13 +199,13 @@ def find_grid(text: str) -> Path:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid in the TOML file at `path`.
+    """The grid in the TOML file at `path`; one without a title is called as the file is.
 
     Raises:
         UsageError: Not to be read, no TOML, or it says something that makes no sense; every fault is named.
     """
     try:
-        grid = Grid.model_validate(tomllib.loads(path.read_text()))
+        grid = Grid.model_validate({"title": path.stem, **tomllib.loads(path.read_text())})
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

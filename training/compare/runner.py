@@ -6,7 +6,6 @@ that failed leaves its reason and is tried again next time, and the others go on
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -22,13 +21,13 @@ from typing import Any
 import torch
 
 from pgn.bundle import write_atomically
-from pgn.errors import DiskFull, PgnError, UsageError, one_line
+from pgn.errors import ArtefactError, DiskFull, PgnError, UsageError, one_line
 from training.compare.grid import Cell
-from training.config import option_defaults, plan, usual_encoder_rate
+from training.config import TrainConfig, option_defaults, plan, usual_encoder_rate
 from training.disk import clear_disk_errors
 from training.loop import train
 from training.result import RunResult, read_result
-from training.run import CONFIG_FILE
+from training.run import config_of_run
 from training.scores import top1
 from training.watch import say
 
@@ -74,11 +73,7 @@ def run_cell(cell: Cell, out: Path, data_dir: Path) -> None:
         (folder / ERROR_FILE).unlink(missing_ok=True)
         write_atomically(folder / MACHINE_FILE, f"{machine()}\n".encode())
     try:
-        specs = [spec.replace("{data}", str(data_dir)) for spec in cell.dataset]
-        given = {"method": cell.method, "seed": cell.seed, "data_dir": data_dir, **cell.options}
-        if cell.fraction != 1:
-            given["fraction"] = cell.fraction
-        train(plan(specs, folder, **given))
+        train(plan(specs_of(cell, data_dir), folder, **options_of(cell), data_dir=data_dir))
     except DiskFull:
         raise
     except Exception as error:
@@ -93,6 +88,17 @@ def run_cell(cell: Cell, out: Path, data_dir: Path) -> None:
         say(f"done: val {100 * top1(result.val):.2f} %, test {100 * top1(result.test):.2f} %, {result.seconds:.0f} s")
 
 
+def specs_of(cell: Cell, data_dir: Path) -> list[str]:
+    """Where the images of the cell lie on this machine."""
+    return [spec.replace("{data}", str(data_dir)) for spec in cell.dataset]
+
+
+def options_of(cell: Cell) -> dict[str, Any]:
+    """What the grid says of the cell's run, but for its images."""
+    fraction = {"fraction": cell.fraction} if cell.fraction != 1 else {}
+    return {"method": cell.method, "seed": cell.seed, **cell.options, **fraction}
+
+
 def folder_of(out: Path, cell: Cell) -> Path:
     """The folder of the cell's run."""
     return out / CELLS / cell.name
@@ -103,11 +109,14 @@ def result_of(out: Path, cell: Cell) -> RunResult | None:
 
     Raises:
         UsageError: The folder holds a run with other options than the grid has now.
-        ArtefactError: Its result cannot be read.
+        ArtefactError: Its result or its config cannot be read.
     """
     folder = folder_of(out, cell)
-    if result := read_result(folder):
-        _refuse_other_options(folder, cell)
+    try:
+        if result := read_result(folder):
+            _refuse_other_options(folder, cell, config_of_run(folder))
+    except ArtefactError as error:
+        raise ArtefactError(error.message, hint=f"delete {folder}, and the cell is run again") from error
     return result
 
 
@@ -117,20 +126,17 @@ def error_of(out: Path, cell: Cell) -> str | None:
     return file.read_text().partition("\n")[0] if file.exists() else None
 
 
-def _refuse_other_options(folder: Path, cell: Cell) -> None:
+def _refuse_other_options(folder: Path, cell: Cell, config: TrainConfig) -> None:
     """A finished cell is not run again, so its numbers must be those of the grid as it is now.
 
     What the grid leaves open has to be there as it is by default, but for what the number of images decides.
     """
-    there = json.loads((folder / CONFIG_FILE).read_text())
-    there |= there.pop("recipe", None) or {}
+    there = config.model_dump(exclude_unset=True)
+    there |= there.pop("recipe")
     defaults = {name: value for name, value in option_defaults().items() if name not in _LEFT_OPEN}
     defaults["encoder_rate"] = usual_encoder_rate(cell.method, cell.options.get("encoder_first", 0))
-    asked = {"method": cell.method, "dataset": cell.dataset, "seed": cell.seed, **cell.options}
-    if cell.fraction != 1:
-        asked["fraction"] = cell.fraction
     faults = []
-    for name, wanted in {**defaults, **asked}.items():
+    for name, wanted in {**defaults, "dataset": cell.dataset, **options_of(cell)}.items():
         found = there.get(name, defaults.get(name))  # a run of an earlier version lacks what came later
         if _place_free(found) != _place_free(wanted):
             faults.append(f"{name} {found!r} there, {wanted!r} in the grid")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from markupsafe import Markup
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from pgn.errors import ArtefactError
 from training.analysis.answers import Answers
 from training.analysis.clusters import LABELS, mutual_information, vectors_of
 from training.analysis.confidence import Reliability, reliability
@@ -26,6 +28,16 @@ from training.run import LOG_FILE
 
 MOST_CELLS = 20  # classes of a confusion matrix that is written out as a table; a larger one is a picture
 WRONG, TOKENS, OF_TOKEN, LOOKED_AT, CONFUSED = 12, 6, 6, 6, 8
+
+
+class Epoch(BaseModel):
+    """What the curves need of one line of log.jsonl."""
+
+    epoch: int
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_balanced: float
 
 
 @dataclass(frozen=True)
@@ -128,18 +140,35 @@ def write_chapter(
     answers: Answers,
     insight: Insight | None = None,
 ) -> Chapter:
-    """The chapter of a run in `folder`, which `command` made."""
+    """The chapter of a run in `folder`, which `command` made.
+
+    Raises:
+        ArtefactError: A line of its log is damaged.
+    """
     return Chapter(standing, _curves(standing, folder / LOG_FILE), command, answers.classes, _judge(answers), insight)
 
 
 def _curves(standing: Standing, log: Path) -> list[Markup]:
-    history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    history = _read_history(log) if log.exists() else []
     if not history:
         return []
     return [
         loss_curve(history, alt=f"Training and validation loss of {standing.name}"),
         accuracy_curve(history, standing.probe_val, alt=f"Training and validation accuracy of {standing.name}"),
     ]
+
+
+def _read_history(log: Path) -> list[dict[str, Any]]:
+    history = []
+    for number, line in enumerate(log.read_bytes().splitlines(), start=1):
+        try:
+            history.append(Epoch.model_validate_json(line).model_dump())
+        except ValidationError as error:
+            raise ArtefactError(
+                f"line {number} of {log} is no record of an epoch",
+                hint="delete the file, the report is then without curves",
+            ) from error
+    return history
 
 
 def _judge(answers: Answers) -> Answered:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from training.analysis.confidence import Reliability
+from training.curves import chosen_epoch
 
 _NUMBERS: Final = count()  # of the figures that this process has drawn
 _INK: Final = "#010203"  # drawn with this, written as currentColor
@@ -43,12 +44,12 @@ _STYLE: Final[dict[Any, Any]] = {
 
 
 def loss_curve(history: Sequence[dict[str, Any]], *, alt: str) -> Markup:
-    """Cross-entropy over the epochs, from the records of log.jsonl."""
+    """Cross-entropy over the epochs, from the records of log.jsonl, with the epoch that validation chose."""
     return _curve(history, "train_loss", "val_loss", "cross-entropy", 1, None, alt)
 
 
 def accuracy_curve(history: Sequence[dict[str, Any]], probe: float, *, alt: str) -> Markup:
-    """Top-1 over the epochs, with the linear probe's on validation as a line."""
+    """Top-1 over the epochs, with the chosen epoch and the linear probe's top-1 on validation as lines."""
     return _curve(history, "train_top1", "val_balanced", "top-1, %", 100, probe, alt)
 
 
@@ -61,8 +62,11 @@ def _curve(
         marker = "o-" if len(epochs) < 30 else "-"
         axes.plot(epochs, [factor * r[train] for r in history], marker, ms=3, color=OTHER, label="train, augmented")
         axes.plot(epochs, [factor * r[val] for r in history], marker, ms=3, color=ACCENT, label="validation")
-        if level is not None:
-            axes.axhline(factor * level, ls="--", lw=1, color=QUIET, label="linear probe, validation")
+        chosen = chosen_epoch(history)
+        axes.axvline(chosen, ls=":", lw=1, color=ACCENT, label=f"epoch {chosen}, chosen")
+        if level is not None:  # above the curves, so that one that lies on it does not cover it
+            axes.axhline(factor * level, ls="--", lw=1, color=QUIET, zorder=3, label="linear probe, validation")
+        axes.margins(y=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.legend()

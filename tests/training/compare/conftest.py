@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -51,6 +52,13 @@ def write_grid(tmp_path: Path) -> Callable[[str], Path]:
 def grid(write_grid: Callable[[str], Path]) -> Grid:
     """Eight cells."""
     return read_grid(write_grid(GRID))
+
+
+@pytest.fixture
+def images(class_folders: Path, tmp_path: Path) -> None:
+    """What the grid's sets need: cats.tar and dogs.tar, of two classes each."""
+    for name in ("cats", "dogs"):
+        shutil.make_archive(str(tmp_path / name), "tar", class_folders)
 
 
 @pytest.fixture

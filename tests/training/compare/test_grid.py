@@ -111,6 +111,13 @@ def test_all_faults_are_named_at_once(write_grid: WriteGrid) -> None:
         read_grid(write_grid('title = ""\n' + ONE_SET + "[methods.pgn]\na = 1\n[methods.iip]\nb = 1\n"))
 
 
+def test_a_grid_without_a_title_is_called_as_its_file_is(write_grid: WriteGrid) -> None:
+    """A title that is missing must not hide what else is wrong."""
+    assert read_grid(write_grid(ONE_SET + "[methods.pgn]\n")).title == "grid"
+    with pytest.raises(UsageError, match="has no option a"):
+        read_grid(write_grid(ONE_SET + "[methods.pgn]\na = 1\n"))
+
+
 def test_parts_share_all_cells_out(grid: Grid) -> None:
     """No cell is lost, none is run twice."""
     cells = grid.cells()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgn.errors import DiskFull, UsageError
+from pgn.errors import ArtefactError, DiskFull, UsageError
 from training.compare import runner
 from training.compare.grid import Grid, read_grid
 from training.compare.runner import error_of, folder_of, result_of, run_cells
@@ -161,6 +161,22 @@ def test_a_result_of_other_options_is_refused(grid: Grid, finish: Callable[..., 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"recipe": {"epochs": 3, "num_prompts": 8}}))
     with pytest.raises(UsageError, match=r"num_prompts 8 there, 4 in the grid.*delete it"):
         result_of(tmp_path / "out", cell)
+
+
+@pytest.mark.parametrize("text", [None, "", '{"method": ', "[1]", "null", '{"recipe": {}, "out": 3}'])
+def test_a_finished_cell_whose_config_is_damaged_is_one_clear_line(
+    text: str | None, grid: Grid, finish: Callable[..., None], tmp_path: Path
+) -> None:
+    """Copied from another machine by half; without it nobody knows whose numbers these are."""
+    cell = grid.cells()[0]
+    finish(cell, 0.7)
+    config = folder_of(tmp_path / "out", cell) / "config.json"
+    config.unlink() if text is None else config.write_text(text)
+    with pytest.raises(
+        ArtefactError, match=r"config\.json is no config of a run: .*delete .*cats\.pgn\.s0, and"
+    ) as raised:
+        result_of(tmp_path / "out", cell)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_training_fills_in_by_the_method_is_what_the_grid_leaves_open(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pgn.errors import ArtefactError
 from training.analysis.answers import Answers, answers_of_run
 from training.report.chapter import MOST_CELLS, Chapter, write_chapter
 from training.report.standings import standing_of_run
@@ -62,3 +63,13 @@ def test_without_a_log_there_are_no_curves(runs: dict[str, Path], answers: Answe
     chapter = _chapter(runs, answers)
     assert len(chapter.curves) == 2
     assert write_chapter(chapter.standing, tmp_path, "pgn train", answers).curves == []
+
+
+@pytest.mark.parametrize("line", ['{"epoch": 2, "train_lo', "[]", '{"epoch": 2}', "\udcff", ""])
+def test_a_damaged_log_is_one_clear_line(line: str, runs: dict[str, Path], answers: Answers, tmp_path: Path) -> None:
+    """Cut short, of another kind, without a number, of no text: the file, its line, and how to go on without it."""
+    whole = (runs["linear"] / "log.jsonl").read_text().splitlines()[0]
+    (tmp_path / "log.jsonl").write_text(f"{whole}\n{line}\n", errors="surrogateescape")
+    standing = _chapter(runs, answers).standing
+    with pytest.raises(ArtefactError, match=r"line 2 of .*log\.jsonl is no record of an epoch \(delete the file"):
+        write_chapter(standing, tmp_path, "pgn train", answers)

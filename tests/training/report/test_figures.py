@@ -43,6 +43,12 @@ def test_a_figure_is_an_element_that_is_read_out_and_takes_the_pages_colour(name
     assert "#010203" not in figure
 
 
+def test_curves_mark_the_epoch_that_validation_chose() -> None:
+    """Of equal accuracies the one of lower loss: the last of these."""
+    assert "epoch 3, chosen" in _all()["loss"]
+    assert "epoch 3, chosen" in _all()["accuracy"]
+
+
 def test_figures_with_the_same_words_share_no_id() -> None:
     """In one page an id is one place: a clip path of the other figure would cut this one off."""
     one, other = (set(re.findall(r'id="([^"]+)"', loss_curve(_HISTORY, alt="loss"))) for _ in range(2))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from pgn.errors import UsageError
+from training.report import chapter
+from training.report.chapter import ClassRow
 from training.report.page import write_page
 
 _VOID = {"meta", "link", "img", "br", "input", "hr", "path", "use", "rect", "circle", "image"}
@@ -143,6 +145,24 @@ def test_it_fits_a_phone_and_the_night(text: str) -> None:
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "prefers-color-scheme: dark" in text
     assert len(re.findall("<table", text)) == len(re.findall(r'<div class="wide[^>]*>\s*<table', text))
+
+
+def test_a_table_of_a_few_classes_is_whole_and_its_bars_start_at_one_edge(text: str) -> None:
+    """A box that scrolls inside a page that scrolls hides rows; right of a bar stands a number of one width."""
+    assert 'class="wide classes"' not in text
+    assert text.count('<span class="bar"') == text.count('</span><span class="number">') == 20
+
+
+def test_a_table_of_very_many_classes_scrolls_and_says_so(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand rows would push everything else out of sight."""
+    row = ClassRow("a class", 1, 1.0, "–")
+    monkeypatch.setattr(chapter, "_class_rows", lambda names, confusion: [row] * 21)
+    write_page([runs["linear"]], tmp_path / "page.html")
+    written = (tmp_path / "page.html").read_text()
+    assert 'class="wide classes"' in written
+    assert "The hardest class first; the table scrolls." in written
 
 
 def test_figures_take_the_colour_of_the_page(text: str) -> None:
