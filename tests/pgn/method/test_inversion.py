@@ -141,7 +141,8 @@ class TestLatentPrompts:
         single = torch.linalg.pinv(projection.weight.flatten(1).float()).double() @ wanted[0].T
         theirs = (projection.weight.flatten(1) @ single).T
         assert (ours - prompts).norm() / prompts.norm() < 1e-6
-        assert (theirs - wanted[0]).norm() / wanted.norm() > 1e-4
+        # How many digits float32 loses depends on the processor: 1e-4 to 1e-2 were seen.
+        assert (theirs - wanted[0]).norm() / wanted.norm() > 1e-5
 
     def test_the_bias_is_subtracted(self):
         """timm's towers add it to every patch; left in, each prompt would be shifted by it."""
