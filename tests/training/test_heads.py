@@ -26,6 +26,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return torch.randn(len(classes), 16), 100.0
 
     monkeypatch.setattr("training.backbones.clip.class_texts", embed)
+    monkeypatch.setattr("training.backbones.clip.require_text_tower", lambda _: None)
     return asked
 
 
