@@ -276,7 +276,11 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _no_config(file: Path, error: Exception) -> ArtefactError:
-    return ArtefactError(f"{file} is no config of a run: {str(error).splitlines()[0]}", hint="give another folder")
+    fault = str(error).splitlines()[0]
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return ArtefactError(f"{file} is no config of a run: {fault}", hint="give another folder")
 
 
 def _refuse_other_config(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -18,10 +18,17 @@ from pgn.images import fit_square, read_square
 from training.data import images as module
 from training.data.dataset import Dataset, Example
 from training.data.folder import folder
-from training.data.images import load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
+from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.data.union import union
 
 PREPROCESS = Preprocess(size=32, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def _kept_and_late(folders: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Images, Images]:
+    """The same images twice: kept in memory, and decoded as they are used, as a split too large for it is."""
+    kept = load_split(folder(folders), "train", PREPROCESS)
+    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
+    return kept, load_split(folder(folders), "train", PREPROCESS)
 
 
 def test_training_sees_the_pixels_that_serving_sees(class_folders: Path) -> None:
@@ -37,9 +44,7 @@ def test_a_split_too_large_for_memory_gives_the_same_pixels(
     class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoding late changes the speed only."""
-    kept = load_split(folder(class_folders), "train", PREPROCESS)
-    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
-    late = load_split(folder(class_folders), "train", PREPROCESS)
+    kept, late = _kept_and_late(class_folders, monkeypatch)
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
     assert torch.equal(late.pixels(order), kept.pixels(order))
     assert torch.equal(late.labels, kept.labels)
@@ -49,9 +54,7 @@ def test_an_image_that_was_asked_for_ahead_is_decoded_once(
     class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if a step draws it twice, as of a small set in a union, and the next step again."""
-    kept = load_split(folder(class_folders), "train", PREPROCESS)
-    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
-    late = load_split(folder(class_folders), "train", PREPROCESS)
+    kept, late = _kept_and_late(class_folders, monkeypatch)
     decoded: list[bytes] = []
 
     def counting(image: Image.Image, *how: Any) -> np.ndarray:
@@ -69,9 +72,7 @@ def test_an_image_that_was_asked_for_ahead_is_decoded_once(
 
 def test_all_images_come_in_parts_and_in_order(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept or decoded as they are used: what is validated on, part by part."""
-    kept = load_split(folder(class_folders), "train", PREPROCESS)
-    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", 0)
-    late = load_split(folder(class_folders), "train", PREPROCESS)
+    kept, late = _kept_and_late(class_folders, monkeypatch)
     parts = list(late.in_parts(5))
     assert [len(part) for part in parts] == [5, 5, 4]
     assert torch.equal(torch.cat(parts), kept.pixels(torch.arange(14)))
