@@ -26,7 +26,7 @@ from training.report.chapter import Chapter, look_inside, write_chapter
 from training.report.figures import scatter
 from training.report.standings import Standing, standing_of_bundle, standing_of_run
 from training.result import read_result
-from training.run import config_of_run
+from training.run import config_of_bundle, config_of_run
 
 _MOST_COLOURS = 20  # more groups than that nobody tells apart
 _ON_MAP = 400  # images of one bundle on the map
@@ -74,7 +74,9 @@ def write_page(
             found = study(subject)
             looked_into.append((subject, found))
             answers, insight = answers_of(subject), look_inside(subject, found)
-            chapters.append(write_chapter(standing, folder, command(subject.config), answers, insight))
+            chapters.append(
+                write_chapter(standing, folder, command(config_of_bundle(subject.bundle)), answers, insight)
+            )
         else:
             answers = answers_of_run(folder, backbone=backbone, split=split, data_dir=data_dir)
             chapters.append(write_chapter(standing, folder, command(config_of_run(folder)), answers))
