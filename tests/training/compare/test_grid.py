@@ -144,7 +144,7 @@ def test_shipped_grids_can_be_run(path: Path) -> None:
 
 def test_an_unknown_grid_lists_the_shipped_ones() -> None:
     """Whoever mistypes a name sees it."""
-    with pytest.raises(UsageError, match="ablations, all-methods, encoder-first, fractions"):
+    with pytest.raises(UsageError, match="ablations, all-methods, clothes-encoder, encoder-first, fractions"):
         find_grid("al-methods")
 
 
