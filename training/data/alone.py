@@ -13,7 +13,8 @@ from filelock import FileLock
 def alone(folder: Path) -> Iterator[None]:
     """No other process is inside for the same folder meanwhile; the next one then finds what this one put there.
 
-    Where beside the folder nothing can be written, nobody downloads either, and nothing is waited for.
+    Where beside the folder nothing can be written, nobody downloads either, and nothing is waited for; nor on a file
+    system without locks, which filelock calls NotImplementedError.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

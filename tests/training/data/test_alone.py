@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from filelock import FileLock
 
 from training.data.alone import alone
 from training.data.named.parts import or_download
@@ -52,3 +53,19 @@ def test_a_file_in_the_place_of_the_data_folder_is_passed_by(tmp_path: Path) -> 
     (tmp_path / "data").touch()
     with alone(tmp_path / "data" / "flowers"):
         pass
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock here"), PermissionError("read-only")])
+def test_where_no_lock_can_be_had_nothing_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Some file systems know no locks, which filelock tells by NotImplementedError; their sets are read all the same."""
+
+    def refused(_: FileLock) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    inside = False
+    with alone(tmp_path / "flowers"):
+        inside = True
+    assert inside
