@@ -59,7 +59,7 @@ def test_a_file_in_the_place_of_the_data_folder_is_passed_by(tmp_path: Path) -> 
 def test_where_no_lock_can_be_had_nothing_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Some file systems know no locks, which filelock tells by NotImplementedError; their sets are read all the same."""
+    """Some file systems know no locks, which filelock tells by NotImplementedError; sets there are read anyway."""
 
     def refused(_: FileLock) -> None:
         raise error
