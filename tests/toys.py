@@ -22,6 +22,7 @@ from pgn.method.generator import build_generator
 from pgn.method.pixels import Normalise
 from pgn.method.projection import PatchProjection
 from pgn.store.local import LocalStore
+from training.data.reading import ImageArray
 
 TOY_ARCHITECTURE = {
     "image_size": 32,
@@ -107,6 +108,11 @@ def make_store(root: Path, datasets: Sequence[str], *, seed: int = 0) -> LocalSt
         path = make_bundle(root / "made", dataset, backbone, seed=seed + number, num_classes=3 + number % 3)
         store.publish(path)
     return store
+
+
+def picture(number: int = 0) -> ImageArray:
+    """One of 65,536 different pictures of two grey pixels, as a data set keeps it."""
+    return ImageArray(np.array([divmod(number, 256)], np.uint8))
 
 
 def make_images(count: int, size: int = 40, *, seed: int = 0) -> list[bytes]:

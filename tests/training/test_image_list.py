@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from tests.toys import picture
 from training.data.dataset import Dataset, Example
 from training.data.registry import open_dataset
 from training.image_list import ImageList
 
 
 def _example(name: str, label: int) -> Example:
-    return Example(name, label, lambda: Image.new("RGB", (1, 1)))
+    return Example(name, label, picture())
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from functools import partial
 from pathlib import Path
 
 from pgn.errors import DataInvalid
 from training.data.dataset import SPLITS, Dataset, SplitName
 from training.data.labelled import Labelled, dataset_from_splits
-from training.data.reading import read_file
+from training.data.reading import ImageFile
 
 _EXPECTED = "expected a first line `path,label` or `path,label,split`, then one image a line"
 _SHOWN = 100  # characters of a first line that is not understood
@@ -41,7 +40,7 @@ def csv_file(path: Path) -> Dataset:
                 hint="list each image once: with two labels or in two splits it would spoil the result",
             )
         lines[image] = line
-        splits.setdefault(split, []).append(Labelled(file, label, partial(read_file, path.parent / file)))
+        splits.setdefault(split, []).append(Labelled(file, label, ImageFile(str(path.parent / file))))
     return dataset_from_splits(path.stem, str(path), splits, expected=_EXPECTED)
 
 

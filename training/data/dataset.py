@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from PIL import Image
 
@@ -15,6 +14,19 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
+class Source(Protocol):
+    """Where one image is kept, encoded or as plain pixels; kinds in `reading.py`."""
+
+    def read(self) -> Image.Image:
+        """The upright 8-bit RGB image; raises RequestError if it cannot be read."""
+
+    def size(self) -> int:
+        """Bytes that are kept; raises OSError."""
+
+    def part(self, start: int, count: int) -> bytes:
+        """Up to `count` of them from `start` on; raises OSError."""
+
+
 @dataclass(frozen=True, slots=True)  # ImageNet has 1.3 million of them
 class Example:
     """One labelled image, not yet decoded.
@@ -22,12 +34,16 @@ class Example:
     Attributes:
         name: What a warning calls it: a path, or a split and a number.
         label: Index into the set's class names.
-        read: Gives the upright 8-bit RGB image; raises RequestError if it cannot be read.
+        source: Where it is kept.
     """
 
     name: str
     label: int
-    read: Callable[[], Image.Image]
+    source: Source
+
+    def read(self) -> Image.Image:
+        """The upright 8-bit RGB image; raises RequestError if it cannot be read."""
+        return self.source.read()
 
 
 class ClassText(NamedTuple):

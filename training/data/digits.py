@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from sklearn.datasets import load_digits
 
 from training.data.dataset import Dataset, Example
-from training.data.reading import from_array
+from training.data.reading import ImageArray
 from training.data.splitting import draw_stratified
 
 
@@ -19,7 +17,7 @@ def digits() -> Dataset:
     labels = [int(label) for label in source.target]
     classes = tuple(str(name) for name in source.target_names)
     examples = [
-        Example(f"digits/{number}", label, partial(from_array, picture))
+        Example(f"digits/{number}", label, ImageArray(picture))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
     train, val, test = (

@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pgn.bundle import write_atomically
 from pgn.errors import DataInvalid
 from training.data.alone import alone
 from training.data.dataset import Dataset, Example
-from training.data.reading import from_array
+from training.data.reading import ImageArray
 from training.data.splitting import draw_stratified
 from training.disk import clear_disk_errors
 
@@ -121,7 +120,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _examples(split: str, pictures: np.ndarray, labels: list[int]) -> list[Example]:
     return [
-        Example(f"fashion-mnist/{split}/{number}", label, partial(from_array, picture))
+        Example(f"fashion-mnist/{split}/{number}", label, ImageArray(picture))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
 

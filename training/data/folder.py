@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from pgn.errors import DataInvalid
-from training.data.dataset import Dataset
-from training.data.labelled import Reader
-from training.data.reading import read_file
+from training.data.dataset import Dataset, Source
+from training.data.reading import ImageFile
 from training.data.tree import dataset_from_tree, is_passed_over
 
 
@@ -20,7 +18,7 @@ def folder(path: Path) -> Dataset:
     Raises:
         DataInvalid: No such folder, one that may not be read, or what `dataset_from_tree` raises.
     """
-    files: dict[str, Reader] = {}
+    files: dict[str, Source] = {}
     folders: list[str] = []
     try:
         if not path.is_dir():
@@ -28,7 +26,7 @@ def folder(path: Path) -> Dataset:
         for entry in _walk(path, frozenset({path.resolve()})):
             relative = Path(entry.path).relative_to(path).as_posix()
             if entry.is_file():
-                files[relative] = partial(read_file, entry.path)
+                files[relative] = ImageFile(entry.path)
             else:  # a link into nowhere too: it may have been a class
                 folders.append(relative)
     except OSError as error:

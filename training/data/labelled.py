@@ -1,23 +1,21 @@
 """Images whose class is known by name, as a data set: what folder, tar and CSV have in common.
 
-A split that is missing is drawn from the training images, stratified, always the same.
+A split that is missing is drawn from the training images, stratified, always the same; copies of a picture stay
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
-
-from PIL import Image
+from typing import Final
 
 from pgn.errors import DataInvalid
-from training.data.dataset import SPLITS, Dataset, Example, SplitName, safe_name
+from training.data.copies import first_copies
+from training.data.dataset import SPLITS, Dataset, Example, Source, SplitName, safe_name
 from training.data.splitting import draw_stratified
 
 DRAWN_SHARES: Final[Mapping[SplitName, float]] = {"val": 0.1, "test": 0.2}
-
-Reader: TypeAlias = Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,12 @@ class Labelled:
     Attributes:
         name: What a warning calls it.
         class_name: As the user wrote it.
-        read: As of an Example.
+        source: As of an Example.
     """
 
     name: str
     class_name: str
-    read: Reader
+    source: Source
 
 
 def dataset_from_splits(
@@ -72,13 +70,14 @@ def _example(image: Labelled, number: Mapping[str, int], where: str) -> Example:
             f"{where}: {image.name} is of class {image.class_name!r}, which has no training images",
             hint="add training images of that class, or take it out",
         )
-    return Example(image.name, number[image.class_name], image.read)
+    return Example(image.name, number[image.class_name], image.source)
 
 
 def _with_drawn_splits(parts: dict[SplitName, list[Example]], classes: tuple[str, ...]) -> list[tuple[Example, ...]]:
     """Train, val and test, with what is missing drawn from train; ValueError if a class is too small for that."""
     missing: dict[str, float] = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
     pool = parts["train"]
-    drawn = draw_stratified([example.label for example in pool], missing, classes)
+    copy_of = first_copies(pool) if missing else None
+    drawn = draw_stratified([example.label for example in pool], missing, classes, copy_of)
     found = {name: [pool[i] for i in part] for name, part in zip(("train", *missing), drawn, strict=True)}
     return [tuple(found[split] if split in found else parts[split]) for split in SPLITS]

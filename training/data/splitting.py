@@ -9,37 +9,54 @@ import numpy as np
 SPLIT_SEED = 0  # belongs to the data sets, not to a run: every run of every seed sees the same splits
 
 
-def draw_stratified(labels: Sequence[int], shares: Mapping[str, float], classes: Sequence[str]) -> list[list[int]]:
+def draw_stratified(
+    labels: Sequence[int],
+    shares: Mapping[str, float],
+    classes: Sequence[str],
+    copy_of: Sequence[int] | None = None,
+) -> list[list[int]]:
     """Indices into `labels`, dealt out by class.
 
     Args:
         labels: Class index of each image, in a fixed order.
         shares: Wanted share of each part after the first, by its name; the first part, train, takes the rest.
         classes: Class names, for the message.
+        copy_of: For each image the first one that is the same, as of `first_copies`. It goes where that goes, so that
+            no picture is in two parts. By default all are different.
 
     Returns:
         One list for the first part and one for each share, together every index once. Every part holds at least one
         image of every class.
 
     Raises:
-        ValueError: A class has fewer images than there are parts.
+        ValueError: A class has fewer different images than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     numbers = np.asarray(labels, np.int64)
-    ends_of_classes = np.cumsum(np.bincount(numbers, minlength=len(classes)))[:-1]
-    by_class = np.split(np.argsort(numbers, kind="stable"), ends_of_classes)
+    indices = np.arange(len(numbers))
+    firsts = indices if copy_of is None else np.asarray(copy_of, np.int64)
+    different = indices[firsts == indices]
+    counts = np.bincount(numbers, minlength=len(classes))
+    ends_of_classes = np.cumsum(np.bincount(numbers[different], minlength=len(classes)))[:-1]
+    by_class = np.split(different[np.argsort(numbers[different], kind="stable")], ends_of_classes)
     for label, (name, members) in enumerate(zip(classes, by_class, strict=True)):
         if len(members) < len(parts):
-            count = "1 image" if len(members) == 1 else f"{len(members)} images"
+            count = "1 image" if counts[label] == 1 else f"{counts[label]} images"
+            copies = (
+                f", {counts[label] - len(members)} of them copies of others," if len(members) < counts[label] else ","
+            )
             *first, last = ("train", *shares)
             raise ValueError(
-                f"class {name!r} has {count}, but needs {len(parts)}: one each for {', '.join(first)} and {last}"
+                f"class {name!r} has {count}{copies} but needs {len(parts)}: one each for {', '.join(first)} and {last}"
             )
         members = np.random.default_rng((SPLIT_SEED, label)).permutation(members)
         ends = np.cumsum([max(1, round(share * len(members))) for share in shares.values()])
         *drawn, rest = np.split(members, ends)
         for part, chosen in zip(parts, [rest, *drawn], strict=True):
             part += chosen.tolist()
+    part_of = {index: part for part in parts for index in part}
+    for index in indices[firsts != indices].tolist():
+        part_of[int(firsts[index])].append(index)
     # Dealt by class, then shuffled: a limit or a glance at the first images meets every class.
     return [[part[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(part))] for part in parts]
 

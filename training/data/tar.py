@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import tarfile
 from contextlib import suppress
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from PIL import Image
-
-from pgn.errors import DataInvalid, UnreadableImage
-from pgn.images import decode_rgb
-from training.data.dataset import Dataset
-from training.data.labelled import Reader
+from pgn.errors import DataInvalid
+from training.data.dataset import Dataset, Source
+from training.data.reading import ImageFile
 from training.data.tree import dataset_from_tree, is_passed_over
 
 _PACKED: Final = {  # by the first bytes: what the file is, and what to do
@@ -32,7 +28,7 @@ def tar(path: Path) -> Dataset:
             raises.
     """
     members = _members(path)
-    files: dict[str, Reader] = {}
+    files: dict[str, Source] = {}
     folders: list[str] = []
     stored = {member.name: member for member in members if member.isfile()}
     for member in members:
@@ -46,7 +42,7 @@ def tar(path: Path) -> Dataset:
             )
         # A hard link is how tar keeps another name of a file that it holds already.
         if file := stored.get(member.linkname if member.islnk() else member.name):
-            files[str(relative)] = partial(_read, path, file.offset_data, file.size)
+            files[str(relative)] = ImageFile(str(path), file.offset_data, file.size)
         elif member.isdir():
             folders.append(str(relative))
     return dataset_from_tree(path.name.split(".")[0], str(path), files, folders)
@@ -75,12 +71,3 @@ def _no_tar(path: Path, error: tarfile.TarError) -> DataInvalid:
         if start.startswith(first):
             return DataInvalid(f"{path} is {what}, not a plain tar", hint=hint.replace("FILE", str(path)))
     return DataInvalid(f"{path} is no tar: {error}", hint="give an uncompressed tar of class folders: tar:FILE")
-
-
-def _read(path: Path, offset: int, size: int) -> Image.Image:
-    try:
-        with path.open("rb") as file:  # opened for each image, so that threads share nothing
-            file.seek(offset)
-            return decode_rgb(file.read(size))
-    except OSError as error:
-        raise UnreadableImage(f"{path} cannot be read: {error.strerror}") from error

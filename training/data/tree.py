@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 from typing import Final, TypeAlias
 
 from pgn.errors import DataInvalid
-from training.data.dataset import SPLITS, Dataset, SplitName
-from training.data.labelled import Labelled, Reader, dataset_from_splits
+from training.data.dataset import SPLITS, Dataset, Source, SplitName
+from training.data.labelled import Labelled, dataset_from_splits
 
 Parts: TypeAlias = tuple[str, ...]
 
@@ -39,13 +39,13 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def dataset_from_tree(name: str, where: str, files: Mapping[str, Reader], folders: Iterable[str]) -> Dataset:
+def dataset_from_tree(name: str, where: str, files: Mapping[str, Source], folders: Iterable[str]) -> Dataset:
     """The data set in a tree of image files; images beside plain class folders are left out with a warning.
 
     Args:
         name: Becomes the data set's name.
         where: What messages call the tree.
-        files: A reader for each relative path; what is no image by its suffix is passed over.
+        files: The file at each relative path; what is no image by its suffix is passed over.
         folders: Relative paths of the folders that are known, so that one without any file is seen too.
 
     Raises:

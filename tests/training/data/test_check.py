@@ -114,11 +114,12 @@ def test_a_class_that_a_published_list_leaves_out_is_no_obstacle(
 
 def test_a_long_list_of_reasons_is_cut_in_the_table_only(tmp_path: Path) -> None:
     """Folders of files that only bear the suffix of images have one reason a class."""
+    images = make_images(3)
     for number in range(60):
         for copy in range(3):
             path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(make_images(1)[0] if number == 0 else b"no image")
+            path.write_bytes(images[copy] if number == 0 else f"no image {copy}".encode() * (number + 1))
     report = check(f"folder:{tmp_path / 'many'}", Path()).report
     assert len(report.obstacles) == 59
     *_, last, more = report.table().splitlines()
@@ -147,12 +148,12 @@ def test_the_table_names_the_smallest_and_the_largest_class(split_folders: Path)
 
 def test_a_long_list_of_classes_is_cut_in_the_table_only(tmp_path: Path) -> None:
     """A thousand lines hide the findings below them."""
-    image = make_images(1)[0]
+    images = make_images(180)
     for number in range(60):
         for copy in range(3):
             path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image)
+            path.write_bytes(images[3 * number + copy])
     report = check(f"folder:{tmp_path / 'many'}", Path()).report
     assert "... and 10 more classes" in report.table()
     assert len(report.to_dict()["counts"]) == 60

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from PIL import Image
 
 from pgn.bundle import NAME_PATTERN
+from tests.toys import picture
 from training.data.dataset import ClassText, Dataset, Example, safe_name
 
 
 def _set(per_class: int) -> Dataset:
     def examples(split: str) -> tuple[Example, ...]:
         labels = [label for _ in range(per_class) for label in range(2)]
-        return tuple(Example(f"{split}/{i}", label, lambda: Image.new("RGB", (1, 1))) for i, label in enumerate(labels))
+        return tuple(Example(f"{split}/{i}", label, picture(i)) for i, label in enumerate(labels))
 
     splits = {split: examples(split) for split in ("train", "val", "test")}
     return Dataset(name="pets", classes=("cat", "dog"), flip=True, template="a photo of a {}", **splits)

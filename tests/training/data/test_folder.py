@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgn.errors import DataInvalid, UnreadableImage
+from tests.toys import make_images
 from training.data.folder import folder
 
 
@@ -47,11 +48,13 @@ def test_a_link_to_a_folder_is_followed(class_folders: Path, tmp_path: Path) -> 
 def test_links_in_a_circle_are_walked_once(class_folders: Path) -> None:
     """A link to the folder above, and two folders that lead to each other."""
     (class_folders / "cat" / "up").symlink_to(class_folders)
-    (class_folders / "cat" / "friend").symlink_to(class_folders / "dog")
-    (class_folders / "dog" / "friend").symlink_to(class_folders / "cat")
+    for name, friend, image in zip(("old", "new"), ("new", "old"), make_images(2, seed=3), strict=True):
+        (class_folders / "cat" / name).mkdir()
+        (class_folders / "cat" / name / "1.png").write_bytes(image)
+        (class_folders / "cat" / name / "friend").symlink_to(class_folders / "cat" / friend)
     names = [example.name for split in ("train", "val", "test") for example in folder(class_folders).split(split)]
-    assert len(names) == 40  # the friend's images once too
-    assert max(name.count("/") for name in names) == 2
+    assert len(names) == 20 + 2 + 2  # the friend's image once too
+    assert max(name.count("/") for name in names) == 3
 
 
 def test_a_class_whose_link_leads_nowhere_is_named(class_folders: Path) -> None:

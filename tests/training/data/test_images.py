@@ -15,6 +15,7 @@ from PIL import Image
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid
 from pgn.images import fit_square, read_square
+from tests.toys import picture
 from training.data import images as module
 from training.data.dataset import Dataset, Example
 from training.data.folder import folder
@@ -95,7 +96,7 @@ def test_an_unreadable_image_is_skipped_named_and_counted(
 def test_a_class_without_a_readable_image_is_named(class_folders: Path) -> None:
     """It could not be learned."""
     for file in (class_folders / "dog").iterdir():
-        file.write_bytes(b"no image")
+        file.write_bytes(f"no image {file.name}".encode())
     with pytest.raises(DataInvalid, match="class 'dog' has no readable training image"):
         load_split(folder(class_folders), "train", PREPROCESS)
 
@@ -122,7 +123,7 @@ def test_classes_without_an_image_in_a_split_are_named_in_one_line_a_split(
 
 def test_of_many_absent_classes_the_first_are_named(caplog: pytest.LogCaptureFixture) -> None:
     """200 validation images of 397 classes, as in VTAB, and a training list that may lack some too."""
-    names, image = tuple(str(number) for number in range(14)), Example("x.png", 1, lambda: Image.new("RGB", (1, 1)))
+    names, image = tuple(str(number) for number in range(14)), Example("x.png", 1, picture())
     few = Dataset("few", names, train=(image,), val=(image,), test=(image,), flip=True)
     warn_of_absent_classes(replace(few, may_lack=frozenset(range(len(few.classes)))))
     listed = "no image of 0, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from PIL import Image
 
 from pgn.errors import DataInvalid
+from tests.toys import picture
 from training.data.labelled import Labelled, dataset_from_splits
 
 
 def _images(*classes: str, each: int = 10, split: str = "train") -> list[Labelled]:
     return [
-        Labelled(f"{split}/{name}/{number}", name, lambda: Image.new("RGB", (1, 1)))
+        Labelled(f"{split}/{name}/{number}", name, picture(256 * ord(name) + number))
         for name in classes
         for number in range(each)
     ]

@@ -39,6 +39,32 @@ def test_a_class_with_too_few_images_is_named() -> None:
         draw_stratified([0, 0, 0, 1], {"test": 0.2}, ("a", "b"))
 
 
+def test_copies_of_a_picture_go_into_one_part() -> None:
+    """What is asked about was never learned from, also under another name, and by another class's name."""
+    copy_of = list(range(100))
+    copy_of[3] = copy_of[47] = copy_of[95] = 0
+    copy_of[70] = 61
+    parts = draw_stratified(LABELS, SHARES, CLASSES, copy_of)
+    assert sorted(index for part in parts for index in part) == list(range(100))
+    of_image = {index: number for number, part in enumerate(parts) for index in part}
+    assert len({of_image[index] for index in (0, 3, 47, 95)}) == 1
+    assert of_image[70] == of_image[61]
+    assert all({LABELS[index] for index in part} == {0, 1, 2} for part in parts)
+
+
+def test_without_copies_the_draw_is_that_of_different_images() -> None:
+    """A look for copies that finds none moves no image, so older results stay comparable."""
+    assert draw_stratified(LABELS, SHARES, CLASSES, list(range(100))) == draw_stratified(LABELS, SHARES, CLASSES)
+
+
+def test_copies_do_not_fill_a_part_of_their_own() -> None:
+    """Three names of one picture are one image to draw."""
+    with pytest.raises(
+        ValueError, match=r"^class 'b' has 4 images, 2 of them copies of others, but needs 3: one each for"
+    ):
+        draw_stratified([0, 0, 0, 1, 1, 1, 1], SHARES, ("a", "b"), [0, 1, 2, 3, 3, 5, 3])
+
+
 def test_a_share_has_the_same_mix_of_classes() -> None:
     """And at least one image of each, however small it is."""
     assert Counter(LABELS[i] for i in draw_share(LABELS, 0.2)) == {0: 12, 1: 6, 2: 2}

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterable
 
 import pytest
-from PIL import Image
 
 from pgn.errors import DataInvalid
+from tests.toys import picture
 from training.data.dataset import SPLITS, Dataset
 from training.data.tree import dataset_from_tree
 
@@ -16,7 +16,7 @@ from training.data.tree import dataset_from_tree
 def _open(*files: str, folders: Iterable[str] = ()) -> Dataset:
     """The data set of these paths; a path that ends in a number and a suffix stands for three images."""
     paths = [f"{stem}{copy}.{suffix}" for stem, _, suffix in (file.rpartition(".") for file in files) for copy in "abc"]
-    return dataset_from_tree("pets", "pets", {path: lambda: Image.new("RGB", (1, 1)) for path in paths}, folders)
+    return dataset_from_tree("pets", "pets", {path: picture(number) for number, path in enumerate(paths)}, folders)
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "training", "TRAINING"])

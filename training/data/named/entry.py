@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from scipy.io.matlab import MatReadError
 
 from pgn.errors import DataInvalid, one_line
+from training.data.copies import first_copies
 from training.data.dataset import Dataset, Example
 from training.data.named.parts import Parts
 from training.data.splitting import draw_stratified
@@ -131,7 +132,7 @@ def _train_and_val(parts: Parts) -> tuple[Sequence[Example], Sequence[Example]]:
     if parts.val is not None:
         return parts.train, parts.val
     labels = [example.label for example in parts.train]
-    train, val = draw_stratified(labels, {"val": VAL_SHARE}, parts.classes)
+    train, val = draw_stratified(labels, {"val": VAL_SHARE}, parts.classes, first_copies(parts.train))
     return [parts.train[i] for i in train], [parts.train[i] for i in val]
 
 

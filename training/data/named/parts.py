@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ import numpy as np
 
 from training.data.alone import alone
 from training.data.dataset import Example
-from training.data.reading import from_array, read_file
+from training.data.reading import ImageArray, ImageFile
 
 T = TypeVar("T")
 
@@ -63,13 +62,13 @@ def first_folder(folder: Path, names: Iterable[str]) -> Path:
 
 def file_examples(root: Path, rows: Iterable[tuple[str, int]]) -> list[Example]:
     """Examples of files below `root`: relative path and label each."""
-    return [Example(path, label, partial(read_file, f"{root}/{path}")) for path, label in rows]
+    return [Example(path, label, ImageFile(f"{root}/{path}")) for path, label in rows]
 
 
 def array_examples(name: str, pictures: np.ndarray, labels: Iterable[int]) -> list[Example]:
     """Examples of the rows of `pictures`, (M, H, W) or (M, H, W, 3) uint8, named `name`/0, `name`/1 and so on."""
     return [
-        Example(f"{name}/{number}", int(label), partial(from_array, picture))
+        Example(f"{name}/{number}", int(label), ImageArray(picture))
         for number, (picture, label) in enumerate(zip(pictures, labels, strict=True))
     ]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from pgn.errors import DataInvalid
+from tests.toys import picture
 from training.data.dataset import Example
 from training.data.named.catalogue import CATALOGUE
 from training.data.named.entry import open_entry
@@ -17,7 +17,7 @@ from training.data.named.parts import Parts
 
 
 def _examples(split: str, labels: Sequence[int]) -> list[Example]:
-    return [Example(f"{split}/{n}", label, lambda: Image.new("RGB", (1, 1))) for n, label in enumerate(labels)]
+    return [Example(f"{split}/{n}", label, picture(n)) for n, label in enumerate(labels)]
 
 
 PARTS = Parts(("a", "b"), _examples("train", [0, 1] * 10), _examples("val", [0, 1]), _examples("test", [0, 1]))
@@ -47,6 +47,17 @@ def test_a_tenth_of_train_validates_where_nothing_else_does() -> None:
     assert [e.name for e in first.val] == [e.name for e in second.val]
     assert sorted(e.label for e in first.val) == [0, 1]
     assert sorted(e.name for e in (*first.train, *first.val)) == sorted(e.name for e in PARTS.train)
+
+
+def test_a_copy_of_a_picture_validates_nothing_that_learned_from_it() -> None:
+    """Published training lists hold some pictures twice; here each of ten twice."""
+    twice = [
+        replace(example, source=picture(n // 2)) for n, example in enumerate(_examples("train", [0, 0, 1, 1] * 10))
+    ]
+    dataset = open_entry(replace(CATALOGUE["dtd"], read=lambda _: replace(PARTS, train=twice, val=None)), Path("data"))
+    learned, asked = ({bytes(e.source.part(0, 2)) for e in split} for split in (dataset.train, dataset.val))
+    assert asked
+    assert learned.isdisjoint(asked)
 
 
 @pytest.mark.parametrize(

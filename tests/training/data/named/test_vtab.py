@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pgn.errors import DataInvalid
-from tests.toys import TOY_PREPROCESS
+from tests.toys import TOY_PREPROCESS, picture
 from training.data.dataset import Example
 from training.data.images import load_split
 from training.data.named import vtab
@@ -22,7 +21,7 @@ Write = Callable[[Iterable[str]], None]
 
 
 def _examples(count: int, classes: int, name: str = "train") -> list[Example]:
-    return [Example(f"{name}/{n}", n % classes, lambda: Image.new("RGB", (1, 1))) for n in range(count)]
+    return [Example(f"{name}/{n}", n % classes, picture(n)) for n in range(count)]
 
 
 @pytest.fixture
