@@ -122,6 +122,13 @@ def make_images(count: int, size: int = 40, *, seed: int = 0) -> list[bytes]:
     return [png(Image.fromarray(array).resize((size, size), Image.Resampling.BICUBIC)) for array in coarse]
 
 
+def write_images(folder: Path, count: int, *, seed: int) -> None:
+    """`make_images` as 0.png, 1.png and so on in a new folder."""
+    folder.mkdir(parents=True)
+    for number, data in enumerate(make_images(count, seed=seed)):
+        (folder / f"{number}.png").write_bytes(data)
+
+
 def png(image: Image.Image) -> bytes:
     """The image as PNG bytes."""
     buffer = io.BytesIO()

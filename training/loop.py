@@ -135,7 +135,7 @@ def _train(setting: Setting, run: RunFolder, fabric: Fabric, tensorboard: bool, 
                 draws, started = batches[number], time.monotonic()
                 for wanted in batches[number : number + 2]:  # the next step's images are decoded during this one
                     for _, share in own_shares(fabric, config, wanted):
-                        setting.train.prefetch(share[:, 0])
+                        setting.frames.prefetch(share[:, 0])
                 factor = rate_factor(config, progress.step, steps)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
@@ -226,9 +226,9 @@ def find_gradients(
         for number, share in shares:
             rngs = sample_rngs(share, seed=config.seed, epoch=epoch)
             torch.manual_seed(config.seed * 1_000_003 + step * config.accumulate + number)  # a method's dropout
-            pixels = setting.train.pixels(share[:, 0])
+            frames = setting.frames.take(share[:, 0])
             turned = {"flip": setting.flip, "upside_down": setting.upside_down}
-            pixels = augment(config.augment, pixels, rngs, shift=config.shift, **turned)
+            pixels = augment(config.augment, frames, rngs, shift=config.shift, **turned)
             labels = setting.train.labels[share[:, 0]].to(fabric.device)
             kept = draw_kept(setting.backbone, config.keep, rngs)
             # Fabric's wrapper of a module, which it asks for here, has no public name.

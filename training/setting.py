@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from pgn.method.backbone import FrozenBackbone, load_backbone
 from training.cache import kept
 from training.config import TrainConfig, is_first_process, open_images
 from training.data.dataset import Dataset
+from training.data.frames import Frames, stretched, strip
 from training.data.images import Images, load_split, require_a_readable_image, warn_of_absent_classes, warn_of_shared
 from training.features import plain_features
 from training.methods import METHODS
@@ -49,6 +50,14 @@ class Setting:
     def upside_down(self) -> bool:
         """Whether the paper's augmentation also turns images upside down."""
         return self.flip and self.dataset.upside_down
+
+    @cached_property
+    def frames(self) -> Images | Frames:
+        """The training images as a step's augmentation takes them: centre squares, or what the paper trains on."""
+        if self.config.augment != "paper":
+            return self.train
+        frame = strip if self.dataset.upside_down else stretched  # the paper crops CLEVR along its longer side
+        return self.train.framed(partial(frame, size=self.backbone.spec.preprocess.size))
 
     @property
     def template(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toys import make_backbone, make_images
+from tests.toys import make_backbone, write_images
 from training.config import TrainConfig, plan
 
 
@@ -65,7 +65,5 @@ def class_folders(tmp_path: Path) -> Path:
     """Ten PNG files in each of two class folders."""
     root = tmp_path / "My Pets"
     for name, seed in (("dog", 1), ("cat", 2)):
-        (root / name).mkdir(parents=True)
-        for number, data in enumerate(make_images(10, seed=seed)):
-            (root / name / f"{number}.png").write_bytes(data)
+        write_images(root / name, 10, seed=seed)
     return root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pgn.bundle import read_bundle
 from pgn.errors import BackboneInvalid, DataInvalid, DiskFull, OutOfMemory, PgnError, SetupError, UsageError
 from pgn.method.backbone import load_backbone
 from pgn.method.predictor import Predictor
+from tests.toys import write_images
 from training import export, loop, run, setting
 from training.config import TrainConfig
 from training.data import images
@@ -420,7 +420,7 @@ def test_a_run_is_not_gone_on_with_on_other_images(
             _fail_once(patch, 2, _interrupt)
         with nullcontext() if is_finished else pytest.raises(KeyboardInterrupt):
             train(config)
-    shutil.copytree(class_folders / "cat", class_folders / "bird")
+    write_images(class_folders / "bird", 10, seed=3)
     with pytest.raises(UsageError, match=r"the images of .* have changed since it was begun: train 10 -> 15.*\+bird"):
         train(config)
 

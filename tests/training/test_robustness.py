@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from pgn.bundle import read_bundle
 from pgn.errors import DataInvalid, UsageError
+from tests.toys import write_images
 from training import robustness
 from training.config import TrainConfig
 from training.corruptions import CORRUPTIONS, STRENGTHS
@@ -103,6 +103,6 @@ def test_images_whose_classes_have_changed_are_refused(
 ) -> None:
     """A class more shifts the labels of those behind it."""
     bundle = train(make_config(dataset=[f"folder:{class_folders}"], out=tmp_path / "run", epochs=1))
-    shutil.copytree(class_folders / "cat", class_folders / "bird")
+    write_images(class_folders / "bird", 10, seed=3)
     with pytest.raises(UsageError, match="knows other classes than"):
         measure([bundle])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from pgn.errors import ArtefactError, SetupError, UsageError
+from tests.toys import write_images
 from training.config import TrainConfig, open_images
 from training.run import Progress, RunFolder, config_of_run
 from training.scores import Scores
@@ -114,8 +114,7 @@ class TestImages:
 
     def test_added_images_are_refused_with_their_number(self, config: TrainConfig, class_folders: Path) -> None:
         """They would deal out other splits, and other steps."""
-        for number in range(5):
-            (class_folders / "cat" / f"more-{number}.png").write_bytes((class_folders / "cat" / "0.png").read_bytes())
+        write_images(class_folders / "cat" / "more", 5, seed=3)
         expected = (
             f"the images of {config.out} have changed since it was begun: train 14 -> 17, val 2 -> 3, test 4 -> 5"
         )
@@ -125,7 +124,7 @@ class TestImages:
 
     def test_a_new_class_is_named(self, config: TrainConfig, class_folders: Path) -> None:
         """Its images have labels that the head of the old run does not know."""
-        shutil.copytree(class_folders / "cat", class_folders / "bird")
+        write_images(class_folders / "bird", 10, seed=3)
         with pytest.raises(UsageError, match=r"train 14 -> 21, val 2 -> 3, test 4 -> 6, classes \+bird \("):
             RunFolder(config, open_images(config))
 

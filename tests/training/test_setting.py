@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pgn.errors import DataInvalid
 from training import setting
 from training.config import TrainConfig, open_images
+from training.data.frames import stretched, strip
 from training.heads import start_head
 from training.setting import prepare
 
@@ -72,3 +75,25 @@ def test_the_probe_is_fitted_once_for_the_same_images(
     turned = tuple(replace(example, label=9 - example.label) for example in whole.train)
     monkeypatch.setattr(setting, "open_images", lambda _: replace(whole, train=turned))
     assert not torch.equal(prepare(config).probe.weight, probe.weight)
+
+
+def test_only_the_papers_augmentation_leaves_servings_squares(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It stretches images, and takes CLEVR's whole; whatever is compared and validated sees centre squares."""
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        path = tmp_path / "wide" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    wide = {"dataset": [f"folder:{tmp_path / 'wide'}"], "limit": None}
+    first = torch.tensor([0])
+    small, paper = (prepare(make_config(augment=kind, **wide)) for kind in ("small", "paper"))
+    image, size = small.dataset.train[0].read(), small.backbone.spec.preprocess.size
+    assert small.frames is small.train
+    assert torch.equal(paper.train.pixels(first), small.train.pixels(first))
+    assert np.array_equal(paper.frames.take(first)[0], stretched(image, size))
+    scenes = replace(paper.dataset, upside_down=True)
+    monkeypatch.setattr(setting, "open_images", lambda _: scenes)
+    (scene,) = prepare(make_config(augment="paper", **wide)).frames.take(first)
+    assert np.array_equal(scene, strip(image, size))

@@ -1,4 +1,4 @@
-"""Random changes of uint8 squares. Each image has its own source of chance, named by seed, epoch and draw.
+"""Random changes of uint8 images. Each image has its own source of chance, named by seed, epoch and draw.
 
 So what happens to an image depends neither on the batch it is in nor on the process that computes it.
 """
@@ -34,7 +34,7 @@ def _hash(key: bytes) -> int:
 
 def augment(
     kind: Literal["small", "paper", "none"],
-    pixels: Tensor,
+    frames: Sequence[np.ndarray],
     rngs: Sequence[torch.Generator],
     *,
     shift: float,
@@ -45,7 +45,7 @@ def augment(
 
     Args:
         kind: `small` shifts and mirrors; `paper` changes colours and mirrors; `none` leaves images alone.
-        pixels: (B, S, S, 3) uint8.
+        frames: B images, (S, S, 3) uint8 each. For `paper` one side may be longer; a random square of it is taken.
         rngs: B sources of chance.
         shift: Largest offset for `small`, as a share of the side.
         flip: Whether mirrored images keep their meaning.
@@ -54,14 +54,12 @@ def augment(
     Returns:
         (B, S, S, 3) uint8.
     """
-    if kind == "none":
-        return pixels
-    if kind == "small":
-        return shift_and_flip(pixels, rngs, shift=shift, flip=flip)
-    changed = [
-        _paper(image, rng, flip=flip, upside_down=upside_down) for image, rng in zip(pixels.numpy(), rngs, strict=True)
-    ]
-    return torch.from_numpy(np.stack(changed))
+    if kind == "paper":
+        frames = [
+            _paper(frame, rng, flip=flip, upside_down=upside_down) for frame, rng in zip(frames, rngs, strict=True)
+        ]
+    pixels = torch.from_numpy(np.stack(frames))
+    return shift_and_flip(pixels, rngs, shift=shift, flip=flip) if kind == "small" else pixels
 
 
 def shift_and_flip(pixels: Tensor, rngs: Sequence[torch.Generator], *, shift: float, flip: bool) -> Tensor:
@@ -79,14 +77,13 @@ def shift_and_flip(pixels: Tensor, rngs: Sequence[torch.Generator], *, shift: fl
     return pixels[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _paper(pixels: np.ndarray, rng: torch.Generator, *, flip: bool, upside_down: bool) -> np.ndarray:
-    """The paper's changes of one (S, S, 3) image, in its order: colour jitter, grey, solarise, mirror.
+def _paper(frame: np.ndarray, rng: torch.Generator, *, flip: bool, upside_down: bool) -> np.ndarray:
+    """The paper's changes of one frame, in its order: crop, colour jitter, grey, solarise, mirror.
 
-    The authors' random crop covers the whole image, so it is left out; but for CLEVR, where it moves along the longer
-    side, which a square no longer has. Source: Loedeman et al., BMVC 2024, released
+    The crop moves along the longer side, which only CLEVR's frames have. Source: Loedeman et al., BMVC 2024, released
     code; probabilities and ranges are torchvision's terms.
     """
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(_random_square(frame, rng))
     if _chance(rng) < _JITTER_SHARE:
         image = _jitter(image, rng)
     if _chance(rng) < _GREY_SHARE:
@@ -98,6 +95,15 @@ def _paper(pixels: np.ndarray, rng: torch.Generator, *, flip: bool, upside_down:
     if upside_down and _chance(rng) < 0.5:
         image = TF.vflip(image)
     return np.asarray(image)
+
+
+def _random_square(frame: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """As large as the shorter side, anywhere along the longer one; a square costs no chance."""
+    rows, columns = frame.shape[:2]
+    if rows == columns:
+        return frame
+    start = int(torch.randint(abs(rows - columns) + 1, (), generator=rng))
+    return frame[start : start + columns] if rows > columns else frame[:, start : start + rows]
 
 
 def _jitter(image: Image.Image, rng: torch.Generator) -> Image.Image:

@@ -7,7 +7,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid, RequestError
 from pgn.images import fit_square
 from training.data.dataset import SPLITS, Dataset, Example, SplitName
+from training.data.frames import Frame, Frames
 from training.data.parallel import in_waves
 
 CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
@@ -44,47 +46,51 @@ class Images:
 
     def __init__(self, examples: Sequence[Example], preprocess: Preprocess, name: str) -> None:
         self.name = name
-        self._preprocess = preprocess
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._frame = partial(fit_square, size=preprocess.size, interpolation=preprocess.interpolation)
         shape = (len(examples), preprocess.size, preprocess.size, 3)
         cache = np.empty(shape, np.uint8) if math.prod(shape) <= CACHE_LIMIT_BYTES else None
         readable: list[Example] = []
         digest = hashlib.sha256()
         self.names: dict[bytes, str] = {}
-        decoded = in_waves(self._threads, self._try_decode, examples)
-        bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None, leave=False)
-        for example, pixels in zip(examples, bar, strict=True):
-            if pixels is not None:
-                if cache is not None:
-                    cache[len(readable)] = pixels
-                readable.append(example)
-                own = hashlib.sha256(pixels.tobytes()).digest()
-                digest.update(own)
-                self.names[own] = example.name
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            decoded = in_waves(threads, self._try_decode, examples)
+            bar = tqdm(decoded, name, len(examples), unit="image", delay=BAR_AFTER_SECONDS, disable=None, leave=False)
+            for example, pixels in zip(examples, bar, strict=True):
+                if pixels is not None:
+                    if cache is not None:
+                        cache[len(readable)] = pixels
+                    readable.append(example)
+                    own = hashlib.sha256(pixels.tobytes()).digest()
+                    digest.update(own)
+                    self.names[own] = example.name
         self.digest = digest.hexdigest()
         self._examples = readable
         self._cache = None if cache is None else torch.from_numpy(cache)
-        self._coming: dict[int, Future[np.ndarray]] = {}  # being decoded, by index
+        self._late = Frames(readable, self._frame, keep=False)
         self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def prefetch(self, indices: Tensor) -> None:
-        """Begin to decode the images at these (B) indices, which `pixels` will be asked for; waits for nothing."""
+        """Begin to decode the images at these (B) indices, which will be asked for; waits for nothing."""
         if self._cache is None:
-            for index in dict.fromkeys(indices.tolist()):
-                if index not in self._coming:
-                    self._coming[index] = self._threads.submit(self._decode, self._examples[index])
+            self._late.prefetch(indices)
 
     def pixels(self, indices: Tensor) -> Tensor:
         """(B) indices -> (B, S, S, 3) uint8."""
         if self._cache is not None:
             return self._cache[indices]
-        self.prefetch(indices)
-        wanted = indices.tolist()
-        decoded = {index: self._coming.pop(index).result() for index in set(wanted)}
-        return torch.from_numpy(np.stack([decoded[index] for index in wanted]))
+        return torch.from_numpy(np.stack(self._late.take(indices)))
+
+    def take(self, indices: Tensor) -> list[np.ndarray]:
+        """The same one by one, as `Frames` has it: B arrays, (S, S, 3) uint8 each."""
+        return [*self.pixels(indices).numpy()]
+
+    def framed(self, frame: Frame) -> Frames:
+        """The same images in another frame; kept in memory, once decoded, if all of them fit."""
+        first = frame(self._examples[0].read())
+        return Frames(self._examples, frame, keep=first.nbytes * len(self) <= CACHE_LIMIT_BYTES)
 
     def in_parts(self, size: int) -> Iterator[Tensor]:
         """All images in order, (B, S, S, 3) uint8 each, B up to `size`; the next part is decoded during this one."""
@@ -93,12 +99,9 @@ class Images:
             self.prefetch(torch.cat(parts[number : number + 2]))
             yield self.pixels(part)
 
-    def _decode(self, example: Example) -> np.ndarray:
-        return fit_square(example.read(), self._preprocess.size, self._preprocess.interpolation)
-
     def _try_decode(self, example: Example) -> np.ndarray | None:
         try:
-            return self._decode(example)
+            return self._frame(example.read())
         except RequestError as error:
             _log.warning("skipped %s: %s", example.name, error.message)
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from training.data.augment import augment, sample_rngs, shift_and_flip
 
 PIXELS = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+FRAMES = [*PIXELS.numpy()]
 DRAWS = torch.stack([torch.arange(8), torch.zeros(8, dtype=torch.int64)], dim=1)
 
 
@@ -18,21 +20,21 @@ def _rngs(draws: torch.Tensor = DRAWS, *, seed: int = 1, epoch: int = 0) -> list
 @pytest.mark.parametrize("kind", ["small", "paper"])
 def test_what_happens_to_an_image_does_not_depend_on_its_batch(kind: str) -> None:
     """So micro-batches and processes can be cut in any way."""
-    whole = augment(kind, PIXELS, _rngs(), shift=0.2, flip=True)
-    part = augment(kind, PIXELS[[6, 2]], _rngs(DRAWS[[6, 2]]), shift=0.2, flip=True)
+    whole = augment(kind, FRAMES, _rngs(), shift=0.2, flip=True)
+    part = augment(kind, [FRAMES[6], FRAMES[2]], _rngs(DRAWS[[6, 2]]), shift=0.2, flip=True)
     assert torch.equal(part, whole[[6, 2]])
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 1}, {"draws": DRAWS + torch.tensor([0, 1])}])
 def test_another_seed_epoch_or_draw_is_another_change(other: dict) -> None:
     """A small set of a union is drawn several times an epoch, and never twice the same."""
-    first = augment("paper", PIXELS, _rngs(), shift=0.0, flip=True)
-    assert not torch.equal(first, augment("paper", PIXELS, _rngs(**other), shift=0.0, flip=True))
+    first = augment("paper", FRAMES, _rngs(), shift=0.0, flip=True)
+    assert not torch.equal(first, augment("paper", FRAMES, _rngs(**other), shift=0.0, flip=True))
 
 
 def test_none_leaves_images_alone() -> None:
     """To the last bit."""
-    assert torch.equal(augment("none", PIXELS, _rngs(), shift=0.5, flip=True), PIXELS)
+    assert torch.equal(augment("none", FRAMES, _rngs(), shift=0.5, flip=True), PIXELS)
 
 
 def test_the_papers_changes_leave_some_images_alone_and_solarise_others() -> None:
@@ -40,23 +42,39 @@ def test_the_papers_changes_leave_some_images_alone_and_solarise_others() -> Non
     grey, and images that may not be mirrored are not."""
     draws = torch.stack([torch.arange(400), torch.zeros(400, dtype=torch.int64)], dim=1)
     image = PIXELS[:1].expand(400, -1, -1, -1)
-    changed = augment("paper", image, _rngs(draws), shift=0.0, flip=False)
+    changed = augment("paper", [*image.numpy()], _rngs(draws), shift=0.0, flip=False)
     same = (changed == image).flatten(1).all(1).float().mean().item()
     grey = (changed == changed[..., :1]).flatten(1).all(1).float().mean().item()
     assert 0.08 < same < 0.18
     assert 0.14 < grey < 0.26
 
 
-def test_the_papers_mirror_is_the_only_change_of_place() -> None:
-    """No crop: the authors' covers the whole image."""
+def test_of_a_square_the_papers_mirror_is_the_only_change_of_place() -> None:
+    """The crop covers all of it."""
     marked = torch.zeros(200, 8, 8, 3, dtype=torch.uint8)
     marked[:, :, 0] = 255
     draws = torch.stack([torch.arange(200), torch.zeros(200, dtype=torch.int64)], dim=1)
-    changed = augment("paper", marked, _rngs(draws), shift=0.0, flip=True).float().mean(3)  # (200, 8, 8)
+    changed = augment("paper", [*marked.numpy()], _rngs(draws), shift=0.0, flip=True).float().mean(3)  # (200, 8, 8)
     edges = torch.stack([changed[:, :, 0].mean(1), changed[:, :, -1].mean(1)], dim=1)
     inner = changed[:, :, 1:-1]
     assert (inner.flatten(1).std(1) == 0).all()
     assert 60 < (edges[:, 0] < edges[:, 1]).sum() < 140
+
+
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_of_a_longer_frame_the_paper_takes_a_square_anywhere_along_its_longer_side(along: str) -> None:
+    """As the authors do with CLEVR's scenes; from the first to the last place, and another one for each draw."""
+    ramp = np.broadcast_to(np.arange(24, dtype=np.uint8)[None, :, None], (16, 24, 3))
+    frame = ramp if along == "columns" else ramp.transpose(1, 0, 2)
+    draws = torch.stack([torch.arange(200), torch.zeros(200, dtype=torch.int64)], dim=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.data.augment._chance", lambda _: 1.0)  # neither colours nor mirrors
+        squares = augment("paper", [frame] * 200, _rngs(draws), shift=0.0, flip=True, upside_down=True)
+    assert squares.shape == (200, 16, 16, 3)
+    lines = squares[:, 0, :, 0] if along == "columns" else squares[:, :, 0, 0]
+    starts = lines[:, 0]
+    assert torch.equal(lines, starts[:, None] + torch.arange(16, dtype=torch.uint8))
+    assert set(starts.tolist()) == set(range(9))
 
 
 def test_what_may_be_is_turned_upside_down_half_of_the_time() -> None:
@@ -66,7 +84,9 @@ def test_what_may_be_is_turned_upside_down_half_of_the_time() -> None:
     draws = torch.stack([torch.arange(200), torch.zeros(200, dtype=torch.int64)], dim=1)
 
     def turned(*, upside_down: bool) -> int:
-        changed = augment("paper", marked, _rngs(draws), shift=0.0, flip=True, upside_down=upside_down).float()
+        changed = augment(
+            "paper", [*marked.numpy()], _rngs(draws), shift=0.0, flip=True, upside_down=upside_down
+        ).float()
         return int((changed[:, 0].mean((1, 2)) < changed[:, -1].mean((1, 2))).sum())
 
     assert 60 < turned(upside_down=True) < 140

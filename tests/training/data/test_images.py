@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 
 from pgn.backbone_spec import Preprocess
 from pgn.errors import DataInvalid
-from pgn.images import fit_square, read_square
+from pgn.images import read_square
 from tests.toys import picture
 from training.data import images as module
 from training.data.dataset import Dataset, Example
@@ -51,24 +50,34 @@ def test_a_split_too_large_for_memory_gives_the_same_pixels(
     assert torch.equal(late.labels, kept.labels)
 
 
-def test_an_image_that_was_asked_for_ahead_is_decoded_once(
-    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_one_by_one_are_those_of_the_batch(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept or decoded as they are used."""
+    order = torch.tensor([3, 1, 3])
+    for images in _kept_and_late(class_folders, monkeypatch):
+        images.prefetch(order)
+        assert np.array_equal(np.stack(images.take(order)), images.pixels(order).numpy())
+
+
+@pytest.mark.parametrize(("limit", "decoded"), [(13 * 3, 1), (13 * 3 - 1, 2)])
+def test_the_same_images_in_another_frame(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch, limit: int, decoded: int
 ) -> None:
-    """Also if a step draws it twice, as of a small set in a union, and the next step again."""
-    kept, late = _kept_and_late(class_folders, monkeypatch)
-    decoded: list[bytes] = []
+    """Of those that can be read, in the same order; kept, once decoded, if there is room for all of them."""
+    dataset = folder(class_folders)
+    (class_folders / dataset.train[0].name).write_bytes(b"no image")
+    seen: list[Image.Image] = []
 
-    def counting(image: Image.Image, *how: Any) -> np.ndarray:
-        decoded.append(image.tobytes())
-        return fit_square(image, *how)
+    def corner(image: Image.Image) -> np.ndarray:
+        seen.append(image)
+        return np.asarray(image)[:1, :1]
 
-    monkeypatch.setattr(module, "fit_square", counting)
-    now, then = torch.tensor([3, 1, 3]), torch.tensor([1, 2])
-    late.prefetch(now)
-    late.prefetch(then)
-    assert torch.equal(late.pixels(now), kept.pixels(now))
-    assert sorted(decoded) == sorted(set(decoded))
-    assert torch.equal(late.pixels(then), kept.pixels(then))
+    monkeypatch.setattr(module, "CACHE_LIMIT_BYTES", limit)
+    frames = load_split(dataset, "train", PREPROCESS).framed(corner)
+    seen.clear()
+    for _ in range(2):
+        (frame,) = frames.take(torch.tensor([2]))
+        assert np.array_equal(frame, np.asarray(dataset.train[3].read())[:1, :1])
+    assert len(seen) == decoded
 
 
 def test_all_images_come_in_parts_and_in_order(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ class Entry:
         licence: As far as known.
         first_files: Below the data folder, what its reader opens first; one of them tells the set from an empty folder.
             {folder} stands for the set's folder, * for any name.
-        upside_down: Whether an image upside down keeps its meaning, too; the paper turns CLEVR's.
+        upside_down: Whether an image upside down keeps its meaning, too; the paper turns and crops CLEVR's.
     """
 
     name: str
