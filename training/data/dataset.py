@@ -78,8 +78,8 @@ class Dataset:
         class_sources: For a union, the set that each class comes from.
         set_texts: For a union, the texts of each class in its own set.
         may_lack: Labels that need no training image; a published list may leave some classes out.
-        upside_down: Whether an image keeps its meaning upside down as well, as CLEVR's scenes do. The paper's augmentation
-            turns and crops these.
+        upside_down: Whether an image keeps its meaning upside down as well, as CLEVR's scenes do, which the paper's
+            augmentation turns and crops.
     """
 
     name: str
