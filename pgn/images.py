@@ -7,6 +7,7 @@ come before decoding: a hostile header costs no memory. Pillow and NumPy only.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from typing import Final, Literal
@@ -48,7 +49,8 @@ _DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, LookupError, Type
                    struct.error)  # fmt: skip
 
 # Our own limit is checked on the header, before Pillow decodes, and damage that Pillow can live with is no news to a
-# server: its warnings would only add noise to the log.
+# server: its warnings, and the errors that its TIFF reader logs before it raises them, would only add noise to the log.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -190,16 +190,21 @@ def plan(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainCo
         DataInvalid: The images cannot be trained on.
     """
     given = {"accumulate": num_processes()} | {name: value for name, value in given.items() if value is not None}
-    recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
-    try:
-        config = TrainConfig.model_validate({"dataset": dataset, "out": out, "recipe": recipe, **given})
-    except ValidationError as error:
-        faults = [f"{_option(f['loc'])} = {f['input']!r}: {f['msg']}" for f in error.errors()]
-        raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
+    config = as_given(dataset, out, **given)
     said = config.recipe.model_dump(exclude_unset=True)
     rate = {"encoder_rate": usual_encoder_rate(config.method, config.recipe.encoder_first)}
     defaults = defaults_for(len(open_images(config).train))
     return config.model_copy(update={"recipe": defaults.model_copy(update=rate | said)})
+
+
+def as_given(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainConfig:
+    """The same without defaults that depend on the images: nothing is opened. Raises UsageError as `plan` does."""
+    recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
+    try:
+        return TrainConfig.model_validate({"dataset": dataset, "out": out, "recipe": recipe, **given})
+    except ValidationError as error:
+        faults = [f"{_option(f['loc'])} = {f['input']!r}: {f['msg']}" for f in error.errors()]
+        raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
 
 
 def _option(place: tuple[int | str, ...]) -> str:

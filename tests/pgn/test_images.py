@@ -200,6 +200,15 @@ class TestRefused:
         with pytest.raises(UnreadableImage, match="cannot be decoded"):
             decode_rgb(bytes(data) + b"\xff" * 8)
 
+    def test_what_is_wrong_with_a_file_is_said_once(self, caplog):
+        """Pillow logs some damage of a TIFF before it raises it, and does not say of which file."""
+        data = bytearray(encoded(noise(13, 9), "TIFF"))
+        entry = data.index(struct.pack("<HH", 0x0115, 3))  # SamplesPerPixel, 16 bits
+        data[entry : entry + 12] = struct.pack("<HHIHH", 0x0115, 3, 1, 200, 0)
+        with pytest.raises(UnreadableImage, match="cannot be decoded"):
+            decode_rgb(bytes(data))
+        assert not caplog.records
+
     def test_exif_cut_short_is_unreadable(self):
         """Which way is up cannot be told."""
         data = encoded(noise(13, 9), "PNG", exif=b"Exif\0\0II*\0\x08")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from pgn.backbone_spec import read_spec
 from pgn.errors import DiskFull, PgnError, UsageError
 from training.compare.grid import Cell
 from training.compare.runner import folder_of, options_of, specs_of
-from training.config import Recipe, TrainConfig
+from training.config import as_given
 from training.data.registry import open_dataset
 
 
@@ -26,9 +24,10 @@ def refuse_faults(cells: Sequence[Cell], out: Path, data_dir: Path) -> None:
     faults_of = {spec: _fault_of_set(spec, data_dir) for spec in specs}
     having: dict[str, list[str]] = {}
     for cell in cells:
-        absent = [fault for spec in specs_of(cell, data_dir) if (fault := faults_of[spec])]
-        for fault in [*absent, *_faults_of_options(cell, out)]:
-            having.setdefault(fault, []).append(cell.name)
+        absent = (faults_of[spec] for spec in specs_of(cell, data_dir))
+        for fault in [*absent, _fault_of_options(cell, out)]:
+            if fault:
+                having.setdefault(fault, []).append(cell.name)
     if having:
         named = "; ".join(f"{fault}, in {_some(names)}" for fault, names in having.items())
         raise UsageError(f"nothing was run: {named}", hint="mend the grid, or say where the images lie with --data-dir")
@@ -44,18 +43,16 @@ def _fault_of_set(spec: str, data_dir: Path) -> str | None:
     return None
 
 
-def _faults_of_options(cell: Cell, out: Path) -> Iterable[str]:
-    given = options_of(cell)
-    recipe = {name: given.pop(name) for name in [*given] if name in Recipe.model_fields}
+def _fault_of_options(cell: Cell, out: Path) -> str | None:
     try:
-        fields = {"dataset": cell.dataset, "out": folder_of(out, cell), "recipe": recipe, **given}
-        read_spec(TrainConfig.model_validate(fields).backbone)
-    except ValidationError as error:
-        for fault in error.errors():
-            option = ".".join(str(part) for part in fault["loc"] if part != "recipe")
-            yield f"{option} = {fault['input']!r}: {fault['msg']}"
+        config = as_given(cell.dataset, folder_of(out, cell), **options_of(cell))
+    except UsageError as error:
+        return error.message  # its hint is for who types options
+    try:
+        read_spec(config.backbone)
     except PgnError as error:
-        yield str(error)
+        return str(error)
+    return None
 
 
 def _some(names: Sequence[str]) -> str:
