@@ -439,7 +439,13 @@ def predict(
 @app.command(rich_help_panel=SERVE)
 def invert(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    out: Annotated[Path, typer.Option(help="The prompted image: .png in 8 bits, or .npy in floating point.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The prompted image: .png in 8 bits, or .npy in floating point; by default photo.prompted.png beside "
+            "photo.jpg."
+        ),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set whose PGN writes the prompts.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="A bundle file, in place of a served data set.")] = None,
     store: Store = None,
@@ -461,7 +467,8 @@ def invert(
         index = read_index(found.root)
         opened = found.read(str(dataset), index.main_version(str(dataset)), backbone=index.backbone)
     backbone = load_backbone(found.backbone_folder(opened.manifest.backbone.digest))
-    for line in write_prompted(Predictor(backbone, opened), image, out).lines():
+    written = out or image.with_suffix(".prompted.png")
+    for line in write_prompted(Predictor(backbone, opened), image, written).lines():
         print(line)
 
 

@@ -50,7 +50,7 @@ _DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, LookupError, Type
 
 # Our own limit is checked on the header, before Pillow decodes, and damage that Pillow can live with is no news to a
 # server: its warnings, and the errors that its TIFF reader logs before it raises them, would only add noise to the log.
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -190,7 +190,10 @@ def plan(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainCo
         DataInvalid: The images cannot be trained on.
     """
     given = {"accumulate": num_processes()} | {name: value for name, value in given.items() if value is not None}
-    config = as_given(dataset, out, **given)
+    try:
+        config = as_given(dataset, out, **given)
+    except ValidationError as error:
+        raise UsageError("; ".join(faults_of(error)), hint="`pgn train --help` lists the options") from error
     said = config.recipe.model_dump(exclude_unset=True)
     rate = {"encoder_rate": usual_encoder_rate(config.method, config.recipe.encoder_first)}
     defaults = defaults_for(len(open_images(config).train))
@@ -198,17 +201,23 @@ def plan(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainCo
 
 
 def as_given(dataset: Sequence[str] | str, out: Path | str, **given: Any) -> TrainConfig:
-    """The same without defaults that depend on the images: nothing is opened. Raises UsageError as `plan` does."""
+    """The config of a run as far as it is given, and no image looked at; raises pydantic's ValidationError.
+
+    Args:
+        dataset: As of `plan`.
+        out: As of `plan`.
+        given: Fields of TrainConfig and of Recipe.
+    """
     recipe = {name: given.pop(name) for name in list(given) if name in Recipe.model_fields}
-    try:
-        return TrainConfig.model_validate({"dataset": dataset, "out": out, "recipe": recipe, **given})
-    except ValidationError as error:
-        faults = [f"{_option(f['loc'])} = {f['input']!r}: {f['msg']}" for f in error.errors()]
-        raise UsageError("; ".join(faults), hint="`pgn train --help` lists the options") from error
+    return TrainConfig.model_validate({"dataset": dataset, "out": out, "recipe": recipe, **given})
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """What is wrong, option by option, with the names that a user writes: `epochs`, not `recipe.epochs`."""
+    return [f"{_option(fault['loc'])} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()]
 
 
 def _option(place: tuple[int | str, ...]) -> str:
-    """The option at that place of a config: `epochs`, not `recipe.epochs`."""
     return ".".join(str(part) for part in place if part != "recipe")
 
 

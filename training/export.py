@@ -41,7 +41,7 @@ def export(setting: Setting, model: AdaptedClassifier, progress: Progress) -> Ru
     """Score `model`, which carries its best epoch's weights, and write its bundle or weights into the run's folder."""
     config, method, head = setting.config, METHODS[setting.config.method], model.head.plain()
     test = load_split(setting.dataset, "test", setting.backbone.spec.preprocess)
-    warn_of_shared(setting.dataset, setting.train, test, "test")
+    warn_of_shared(setting.dataset, test, "test", training=setting.train, validation=setting.val)
     sources = setting.dataset.class_sources
     logits = logits_of(setting.backbone, model.adapter, head, setting.val)
     tested = logits_of(setting.backbone, model.adapter, head, test)

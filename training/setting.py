@@ -107,7 +107,7 @@ def prepare(config: TrainConfig, device: torch.device | None = None, dataset: Da
     train, val = (load_split(dataset, split, backbone.spec.preprocess) for split in ("train", "val"))
     require_a_readable_image(dataset, "test")
     if is_first_process():
-        warn_of_shared(dataset, train, val, "val")
+        warn_of_shared(dataset, val, "val", training=train)
     features = plain_features(backbone, val, config.cache)
     learned = plain_features(backbone, train, config.cache)
 

@@ -126,9 +126,11 @@ def test_prompts_are_written_into_an_image(capsys: pytest.CaptureFixture[str], t
     store.publish(bundle)
     image = tmp_path / "image.png"
     image.write_bytes(make_images(1)[0])
-    for which in (["--dataset", "pixels"], ["--bundle", bundle]):
-        code, out, _ = run(capsys, "invert", image, *which, "--out", tmp_path / "out.png", "--store", store.root)
+    told_where = ["--dataset", "pixels", "--out", tmp_path / "out.png"]
+    for which, written in ((told_where, "out.png"), (["--bundle", bundle], "image.prompted.png")):
+        code, out, _ = run(capsys, "invert", image, *which, "--store", store.root)
         assert code == 0
+        assert (tmp_path / written).is_file()
         assert "32 x 40 pixels" in out
         assert "exact in 8 bits" in out
         assert "the same class" in out

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from pgn.backbone_spec import read_spec
 from pgn.errors import DiskFull, PgnError, UsageError
 from training.compare.grid import Cell
 from training.compare.runner import folder_of, options_of, specs_of
-from training.config import as_given
+from training.config import as_given, faults_of
 from training.data.registry import open_dataset
 
 
@@ -25,7 +27,7 @@ def refuse_faults(cells: Sequence[Cell], out: Path, data_dir: Path) -> None:
     having: dict[str, list[str]] = {}
     for cell in cells:
         absent = (faults_of[spec] for spec in specs_of(cell, data_dir))
-        for fault in [*absent, _fault_of_options(cell, out)]:
+        for fault in [*absent, *_faults_of_options(cell, out)]:
             if fault:
                 having.setdefault(fault, []).append(cell.name)
     if having:
@@ -43,16 +45,14 @@ def _fault_of_set(spec: str, data_dir: Path) -> str | None:
     return None
 
 
-def _fault_of_options(cell: Cell, out: Path) -> str | None:
+def _faults_of_options(cell: Cell, out: Path) -> list[str]:
     try:
-        config = as_given(cell.dataset, folder_of(out, cell), **options_of(cell))
-    except UsageError as error:
-        return error.message  # its hint is for who types options
-    try:
-        read_spec(config.backbone)
+        read_spec(as_given(cell.dataset, folder_of(out, cell), **options_of(cell)).backbone)
+    except ValidationError as error:
+        return faults_of(error)
     except PgnError as error:
-        return str(error)
-    return None
+        return [str(error)]
+    return []
 
 
 def _some(names: Sequence[str]) -> str:

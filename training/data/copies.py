@@ -7,13 +7,16 @@ them. In one thread, since threads cost more: 13 to 24 µs an image for 20,000 l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from training.data.dataset import Example, Source
 
-_GLANCE_BYTES: Final = 512  # in the middle: the first bytes of all files from one camera or program are alike
+_MIDDLE_BYTES: Final = 512  # not the first ones: those of all files from one camera or program are alike
+
+Seen = TypeVar("Seen", bound=Hashable)
 
 
 def first_copies(examples: Sequence[Example]) -> list[int]:
@@ -22,32 +25,31 @@ def first_copies(examples: Sequence[Example]) -> list[int]:
     What cannot be looked at, or has no bytes, is nobody's copy: whoever decodes it says what is wrong.
     """
     first = list(range(len(examples)))
-    alike = [first.copy()]  # groups of indices, each ascending
-    for look in (_size, _glance, _digest):
-        alike = [part for group in alike for part in _told_apart(look, examples, group)]
-    for group in alike:
-        for index in group:
-            first[index] = group[0]
+    for size, long in _alike(_size, examples, first).items():
+        for near in _alike(partial(_middle, size=size), examples, long).values():
+            for copies in _alike(partial(_digest, size=size), examples, near).values():
+                for index in copies:
+                    first[index] = copies[0]
     return first
 
 
-def _told_apart(look: Callable[[Source], object], examples: Sequence[Example], group: list[int]) -> list[list[int]]:
-    """The group's images by what a look at them gives; what only one image gives is left out."""
-    found: dict[object, list[int]] = {}
+def _alike(look: Callable[[Source], Seen], examples: Sequence[Example], group: Sequence[int]) -> dict[Seen, list[int]]:
+    """The group's images by what a look at them gives; what a single one gives, and what gives nothing, is left out."""
+    found: dict[Seen, list[int]] = {}
     for index in group:
         with suppress(OSError):
             if seen := look(examples[index].source):
                 found.setdefault(seen, []).append(index)
-    return [part for part in found.values() if len(part) > 1]
+    return {seen: part for seen, part in found.items() if len(part) > 1}
 
 
 def _size(source: Source) -> int:
     return source.size()
 
 
-def _glance(source: Source) -> bytes:
-    return source.part(source.size() // 2, _GLANCE_BYTES)
+def _middle(source: Source, size: int) -> bytes:
+    return source.part(size // 2, _MIDDLE_BYTES)
 
 
-def _digest(source: Source) -> bytes:
-    return hashlib.sha256(source.part(0, source.size())).digest()
+def _digest(source: Source, size: int) -> bytes:
+    return hashlib.sha256(source.part(0, size)).digest()

@@ -31,6 +31,8 @@ def csv_file(path: Path) -> Dataset:
         split = split if "split" in row else "train"
         if not file or not label:
             raise DataInvalid(f"{path}, line {line}: path or label is empty", hint=_EXPECTED)
+        if "\0" in file:
+            raise DataInvalid(f"{path}, line {line}: the path holds a zero byte", hint="save the list as UTF-8 text")
         if split not in SPLITS:
             raise DataInvalid(f"{path}, line {line}: the split is {split!r}", hint="write train, val or test")
         image = os.path.normpath(path.parent.absolute() / file)

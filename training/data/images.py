@@ -22,7 +22,7 @@ from training.data.dataset import SPLITS, Dataset, Example, SplitName
 from training.data.frames import Frame, Frames
 from training.data.parallel import in_waves
 
-CACHE_LIMIT_BYTES = 2 * 2**30  # for one split; 43,000 images of 128 x 128. A larger split is decoded as it is used
+CACHE_LIMIT_BYTES = 2 * 2**30  # for one split in one frame; 43,000 images of 128 x 128. More is decoded as it is used
 BAR_AFTER_SECONDS = 2.0  # what is faster shows none
 SHOWN_CLASSES = 10  # of those that a warning names; a list of a thousand is no clear line
 
@@ -121,17 +121,25 @@ def warn_of_absent_classes(dataset: Dataset) -> None:
             _log.warning("%s, %s: no image of %s%s", dataset.name, split, names, more)
 
 
-def warn_of_shared(dataset: Dataset, learned: Images, asked: Images, split: SplitName) -> None:
-    """One line if pictures of `asked`, the images of that split, are training images too, as the ViT sees them.
+def warn_of_shared(dataset: Dataset, asked: Images, split: SplitName, **others: Images) -> None:
+    """One line for each other split that holds pictures of `asked`, the images of that split, as the ViT sees them.
 
     Within one set that is its maker's doing; in a union the split of one set may hold another's training images.
+
+    Args:
+        dataset: The set.
+        asked: Images that are to be answered.
+        split: Theirs.
+        others: Images that were learned or chosen with, by the word for them: training, validation.
     """
-    if shared := [asked.names[digest] for digest in asked.names.keys() & learned.names.keys()]:
-        names = ", ".join(sorted(shared)[:SHOWN_CLASSES])
-        _log.warning(
-            "%s, %s: %d of %d pictures are training images too, so its accuracy is too good: %s%s",
-            *(dataset.name, split, len(shared), len(asked), names, ", …" if len(shared) > SHOWN_CLASSES else ""),
-        )
+    for what, known in others.items():
+        if shared := [asked.names[digest] for digest in asked.names.keys() & known.names.keys()]:
+            names = ", ".join(sorted(shared)[:SHOWN_CLASSES])
+            _log.warning(
+                "%s, %s: %d of %d pictures are %s images too, so its accuracy is too good: %s%s",
+                *(dataset.name, split, len(shared), len(asked), what, names),
+                ", …" if len(shared) > SHOWN_CLASSES else "",
+            )
 
 
 def require_a_readable_image(dataset: Dataset, split: SplitName) -> None:

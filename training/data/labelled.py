@@ -13,7 +13,7 @@ from typing import Final
 from pgn.errors import DataInvalid
 from training.data.copies import first_copies
 from training.data.dataset import SPLITS, Dataset, Example, Source, SplitName, safe_name
-from training.data.splitting import draw_stratified
+from training.data.splitting import TooFewImages, draw_stratified
 
 DRAWN_SHARES: Final[Mapping[SplitName, float]] = {"val": 0.1, "test": 0.2}
 
@@ -59,7 +59,7 @@ def dataset_from_splits(
     parts = {split: [_example(image, number, where) for image in images] for split, images in splits.items()}
     try:
         train, val, test = _with_drawn_splits(parts, classes)
-    except ValueError as error:
+    except TooFewImages as error:
         raise DataInvalid(f"{where}: {error}", hint="add images to it, or take the class out") from error
     return Dataset(name=safe_name(name), classes=classes, train=train, val=val, test=test, flip=True)
 
@@ -74,10 +74,11 @@ def _example(image: Labelled, number: Mapping[str, int], where: str) -> Example:
 
 
 def _with_drawn_splits(parts: dict[SplitName, list[Example]], classes: tuple[str, ...]) -> list[tuple[Example, ...]]:
-    """Train, val and test, with what is missing drawn from train; ValueError if a class is too small for that."""
+    """Train, val and test, with what is missing drawn from train; TooFewImages if a class is."""
     missing: dict[str, float] = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
     pool = parts["train"]
-    copy_of = first_copies(pool) if missing else None
+    given = [example for split, examples in parts.items() if split != "train" for example in examples]
+    copy_of = [first - len(given) for first in first_copies([*given, *pool])[len(given) :]] if missing else None
     drawn = draw_stratified([example.label for example in pool], missing, classes, copy_of)
     found = {name: [pool[i] for i in part] for name, part in zip(("train", *missing), drawn, strict=True)}
     return [tuple(found[split] if split in found else parts[split]) for split in SPLITS]

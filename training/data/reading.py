@@ -31,7 +31,8 @@ class ImageFile:
         try:
             return decode_rgb(self.part(0, self.size()))
         except OSError as error:
-            raise UnreadableImage(f"{self.path} cannot be read: {error.strerror}") from error
+            reason = f"{self.path} cannot be read: {error.strerror}"
+            raise UnreadableImage(reason, hint="put it back, or take it out of the data set") from error
 
     def size(self) -> int:
         """Bytes; raises OSError."""

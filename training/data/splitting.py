@@ -9,6 +9,10 @@ import numpy as np
 SPLIT_SEED = 0  # belongs to the data sets, not to a run: every run of every seed sees the same splits
 
 
+class TooFewImages(ValueError):
+    """A class cannot be dealt out."""
+
+
 def draw_stratified(
     labels: Sequence[int],
     shares: Mapping[str, float],
@@ -21,15 +25,15 @@ def draw_stratified(
         labels: Class index of each image, in a fixed order.
         shares: Wanted share of each part after the first, by its name; the first part, train, takes the rest.
         classes: Class names, for the message.
-        copy_of: For each image the first one that is the same, as of `first_copies`. It goes where that goes, so that
-            no picture is in two parts. By default all are different.
+        copy_of: For each image the first one that is the same, as of `first_copies`: it goes where that goes, so that
+            no picture is in two parts. Below 0, it stays in the first part. By default all are different.
 
     Returns:
         One list for the first part and one for each share, together every index once. Every part holds at least one
         image of every class.
 
     Raises:
-        ValueError: A class has fewer different images than there are parts.
+        TooFewImages: A class has fewer different images than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     numbers = np.asarray(labels, np.int64)
@@ -46,7 +50,7 @@ def draw_stratified(
                 f", {counts[label] - len(members)} of them copies of others," if len(members) < counts[label] else ","
             )
             *first, last = ("train", *shares)
-            raise ValueError(
+            raise TooFewImages(
                 f"class {name!r} has {count}{copies} but needs {len(parts)}: one each for {', '.join(first)} and {last}"
             )
         members = np.random.default_rng((SPLIT_SEED, label)).permutation(members)
@@ -56,7 +60,7 @@ def draw_stratified(
             part += chosen.tolist()
     part_of = {index: part for part in parts for index in part}
     for index in indices[firsts != indices].tolist():
-        part_of[int(firsts[index])].append(index)
+        part_of.get(int(firsts[index]), parts[0]).append(index)
     # Dealt by class, then shuffled: a limit or a glance at the first images meets every class.
     return [[part[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(part))] for part in parts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -91,6 +92,21 @@ def test_drawn_splits_of_a_tar_and_of_a_list_share_no_picture(repeated: Path, tm
     listed = {str(file): file.read_bytes() for file in files.values()}
     for dataset, known in ((tar(tmp_path / "pets.tar"), contents), (csv_file(tmp_path / "pets.csv"), listed)):
         assert all(len(found) == 1 for found in _splits_of(dataset, known).values())
+
+
+def test_a_drawn_split_shares_no_picture_with_a_given_one(class_folders: Path, tmp_path: Path) -> None:
+    """Images that the given validation split holds, too, are learned from at most."""
+    root = tmp_path / "split"
+    shutil.copytree(class_folders, root / "train")
+    for name in ("cat", "dog"):
+        (root / "val" / name).mkdir(parents=True)
+        for file in sorted((root / "train" / name).iterdir())[:6]:
+            shutil.copy(file, root / "val" / name / f"again-{file.name}")
+    dataset = folder(root)
+    contents = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*.png")}
+    splits = _splits_of(dataset, contents)
+    assert dataset.test
+    assert all("test" not in found for found in splits.values() if "val" in found)
 
 
 def test_a_class_of_copies_alone_is_told_as_such(class_folders: Path) -> None:

@@ -73,6 +73,7 @@ def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_first_column(
         (["path,label"], "holds no images"),
         (["path,label", "cat/0.png,"], "line 2: path or label is empty"),
         (["path,label", "cat/0.png"], "line 2: path or label is empty"),
+        (["path,label", "cat/0.png,cat", "cat/\0.png,cat"], "line 3: the path holds a zero byte"),
         (["path,label,split", "cat/0.png,cat,validation"], "line 2: the split is 'validation' .write train"),
         (["path,label,split", "cat/0.png,cat,train", "cat/0.png,cat,test"], "listed twice, in lines 2 and 3"),
         (["path,label,split", "cat/0.png,cat,test"], "has test but no train"),

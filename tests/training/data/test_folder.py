@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgn.errors import DataInvalid, UnreadableImage
-from tests.toys import make_images
+from tests.toys import make_images, write_images
 from training.data.folder import folder
 
 
@@ -22,10 +22,11 @@ def test_class_folders_become_three_splits(class_folders: Path) -> None:
 def test_split_folders_are_kept(class_folders: Path, tmp_path: Path) -> None:
     """train/ and test/ as given; only val/, which is missing, is drawn from train/."""
     root = tmp_path / "split"
-    for split in ("train", "test"):
-        shutil.copytree(class_folders, root / split)
+    shutil.copytree(class_folders, root / "train")
+    for seed, name in enumerate(("cat", "dog"), start=3):
+        write_images(root / "test" / name, 5, seed=seed)
     dataset = folder(root)
-    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (18, 2, 20)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (18, 2, 10)
     assert all(example.name.startswith("test/") for example in dataset.test)
 
 

@@ -180,14 +180,18 @@ def test_a_split_that_cannot_be_asked_is_found_by_reading_up_to_a_good_image(cla
         require_a_readable_image(dataset, "test")
 
 
-def test_pictures_that_were_learned_from_are_told(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_that_were_learned_from_or_chosen_with_are_told(
+    class_folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """In a union the test split of one set may hold what another trains on; nothing else would say so."""
     pets = folder(class_folders)
-    learned, asked = (load_split(pets, split, PREPROCESS) for split in ("train", "test"))
-    warn_of_shared(pets, learned, asked, "test")
+    learned, chosen, asked = (load_split(pets, split, PREPROCESS) for split in ("train", "val", "test"))
+    warn_of_shared(pets, asked, "test", training=learned)
     assert not caplog.messages
-    mixed = load_split(replace(pets, test=(*pets.test, *pets.train[:2])), "test", PREPROCESS)
-    warn_of_shared(pets, learned, mixed, "test")
+    mixed = load_split(replace(pets, test=(*pets.test, *pets.train[:2], pets.val[0])), "test", PREPROCESS)
+    warn_of_shared(pets, mixed, "test", training=learned, validation=chosen)
     names = ", ".join(sorted(example.name for example in pets.train[:2]))
-    said = f"my-pets, test: 2 of 6 pictures are training images too, so its accuracy is too good: {names}"
-    assert caplog.messages == [said]
+    assert caplog.messages == [
+        f"my-pets, test: 2 of 7 pictures are training images too, so its accuracy is too good: {names}",
+        f"my-pets, test: 1 of 7 pictures are validation images too, so its accuracy is too good: {pets.val[0].name}",
+    ]

@@ -52,6 +52,15 @@ def test_copies_of_a_picture_go_into_one_part() -> None:
     assert all({LABELS[index] for index in part} == {0, 1, 2} for part in parts)
 
 
+def test_a_copy_of_an_image_that_is_elsewhere_stays_in_the_first_part() -> None:
+    """A split that was given holds it, so no other that is drawn may."""
+    copy_of = [-1 if index % 2 else index for index in range(100)]
+    train, val, test = draw_stratified(LABELS, SHARES, CLASSES, copy_of)
+    assert set(range(1, 100, 2)) < set(train)
+    assert val
+    assert test
+
+
 def test_without_copies_the_draw_is_that_of_different_images() -> None:
     """A look for copies that finds none moves no image, so older results stay comparable."""
     assert draw_stratified(LABELS, SHARES, CLASSES, list(range(100))) == draw_stratified(LABELS, SHARES, CLASSES)

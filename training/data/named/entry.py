@@ -20,6 +20,7 @@ from training.data.named.parts import Parts
 from training.data.splitting import draw_stratified
 
 VAL_SHARE = 0.1
+LOOKED_AT = 200_000  # training images among which copies are looked for: ImageNet's 1.28 million would take minutes
 Group: TypeAlias = Literal["PGN", "ImageNet", "FGVC", "VTAB-1k"]
 
 # What readers, and the libraries below them, raise on files that are cut short or belong to another set.
@@ -132,7 +133,8 @@ def _train_and_val(parts: Parts) -> tuple[Sequence[Example], Sequence[Example]]:
     if parts.val is not None:
         return parts.train, parts.val
     labels = [example.label for example in parts.train]
-    train, val = draw_stratified(labels, {"val": VAL_SHARE}, parts.classes, first_copies(parts.train))
+    copy_of = first_copies(parts.train) if len(labels) <= LOOKED_AT else None
+    train, val = draw_stratified(labels, {"val": VAL_SHARE}, parts.classes, copy_of)
     return [parts.train[i] for i in train], [parts.train[i] for i in val]
 
 

@@ -11,6 +11,7 @@ import pytest
 from pgn.errors import DataInvalid
 from tests.toys import picture
 from training.data.dataset import Example
+from training.data.named import entry
 from training.data.named.catalogue import CATALOGUE
 from training.data.named.entry import open_entry
 from training.data.named.parts import Parts
@@ -58,6 +59,14 @@ def test_a_copy_of_a_picture_validates_nothing_that_learned_from_it() -> None:
     learned, asked = ({bytes(e.source.part(0, 2)) for e in split} for split in (dataset.train, dataset.val))
     assert asked
     assert learned.isdisjoint(asked)
+
+
+def test_of_very_many_images_none_is_looked_at_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening ImageNet would take minutes each time."""
+    monkeypatch.setattr(entry, "LOOKED_AT", len(PARTS.train) - 1)
+    monkeypatch.setattr(entry, "first_copies", lambda _: pytest.fail("images were looked at"))
+    dataset = open_entry(replace(CATALOGUE["dtd"], read=lambda _: replace(PARTS, val=None)), Path("data"))
+    assert len(dataset.val) == 2
 
 
 @pytest.mark.parametrize(
