@@ -65,7 +65,7 @@ class Images:
                     self.names[own] = example.name
         self.digest = digest.hexdigest()
         self._examples = readable
-        self._cache = None if cache is None else torch.from_numpy(cache)
+        self._cache = cache
         self._late = Frames(readable, self._frame, keep=False)
         self.labels = torch.tensor([example.label for example in readable], dtype=torch.int64)
 
@@ -79,13 +79,13 @@ class Images:
 
     def pixels(self, indices: Tensor) -> Tensor:
         """(B) indices -> (B, S, S, 3) uint8."""
-        if self._cache is not None:
-            return self._cache[indices]
-        return torch.from_numpy(np.stack(self._late.take(indices)))
+        return torch.from_numpy(np.stack(self.take(indices)))
 
     def take(self, indices: Tensor) -> list[np.ndarray]:
-        """The same one by one, as `Frames` has it: B arrays, (S, S, 3) uint8 each."""
-        return [*self.pixels(indices).numpy()]
+        """The same one by one, as `Frames` has it: B arrays, (S, S, 3) uint8 each, not to be written to."""
+        if self._cache is None:
+            return self._late.take(indices)
+        return [self._cache[index] for index in indices.tolist()]
 
     def framed(self, frame: Frame) -> Frames:
         """The same images in another frame; kept in memory, once decoded, if all of them fit."""
