@@ -57,10 +57,7 @@ def dataset_from_splits(
         raise DataInvalid(f"{where} holds one class only, {classes[0]!r}", hint="a classifier needs two or more")
     number = {class_name: label for label, class_name in enumerate(classes)}
     parts = {split: [_example(image, number, where) for image in images] for split, images in splits.items()}
-    try:
-        train, val, test = _with_drawn_splits(parts, classes)
-    except TooFewImages as error:
-        raise DataInvalid(f"{where}: {error}", hint="add images to it, or take the class out") from error
+    train, val, test = _with_drawn_splits(parts, classes, where)
     return Dataset(name=safe_name(name), classes=classes, train=train, val=val, test=test, flip=True)
 
 
@@ -73,12 +70,21 @@ def _example(image: Labelled, number: Mapping[str, int], where: str) -> Example:
     return Example(image.name, number[image.class_name], image.source)
 
 
-def _with_drawn_splits(parts: dict[SplitName, list[Example]], classes: tuple[str, ...]) -> list[tuple[Example, ...]]:
-    """Train, val and test, with what is missing drawn from train; TooFewImages if a class is."""
+def _with_drawn_splits(
+    parts: dict[SplitName, list[Example]], classes: tuple[str, ...], where: str
+) -> list[tuple[Example, ...]]:
+    """Train, val and test, with what is missing drawn from train; DataInvalid if a class is too small for that."""
     missing: dict[str, float] = {split: share for split, share in DRAWN_SHARES.items() if split not in parts}
     pool = parts["train"]
     given = [example for split, examples in parts.items() if split != "train" for example in examples]
     copy_of = [first - len(given) for first in first_copies([*given, *pool])[len(given) :]] if missing else None
-    drawn = draw_stratified([example.label for example in pool], missing, classes, copy_of)
+    try:
+        drawn = draw_stratified([example.label for example in pool], missing, classes, copy_of)
+    except TooFewImages as error:
+        same = ""
+        if error.copy:
+            index, first = error.copy
+            same = f"; {pool[index].name} is the same as {(pool if first >= 0 else given)[first].name}"
+        raise DataInvalid(f"{where}: {error}{same}", hint="add images to it, or take the class out") from error
     found = {name: [pool[i] for i in part] for name, part in zip(("train", *missing), drawn, strict=True)}
     return [tuple(found[split] if split in found else parts[split]) for split in SPLITS]

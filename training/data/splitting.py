@@ -10,7 +10,15 @@ SPLIT_SEED = 0  # belongs to the data sets, not to a run: every run of every see
 
 
 class TooFewImages(ValueError):
-    """A class cannot be dealt out."""
+    """A class cannot be dealt out.
+
+    Attributes:
+        copy: One of its images that is a copy, and the first one that it is the same as; None if it has no such image.
+    """
+
+    def __init__(self, message: str, *, copy: tuple[int, int] | None) -> None:
+        super().__init__(message)
+        self.copy = copy
 
 
 def draw_stratified(
@@ -46,12 +54,12 @@ def draw_stratified(
     for label, (name, members) in enumerate(zip(classes, by_class, strict=True)):
         if len(members) < len(parts):
             count = "1 image" if counts[label] == 1 else f"{counts[label]} images"
-            copies = (
-                f", {counts[label] - len(members)} of them copies of others," if len(members) < counts[label] else ","
-            )
+            copies = np.flatnonzero((numbers == label) & (firsts != indices))
+            told = f", {len(copies)} of them copies of others," if len(copies) else ","
             *first, last = ("train", *shares)
             raise TooFewImages(
-                f"class {name!r} has {count}{copies} but needs {len(parts)}: one each for {', '.join(first)} and {last}"
+                f"class {name!r} has {count}{told} but needs {len(parts)}: one each for {', '.join(first)} and {last}",
+                copy=(int(copies[0]), int(firsts[copies[0]])) if len(copies) else None,
             )
         members = np.random.default_rng((SPLIT_SEED, label)).permutation(members)
         ends = np.cumsum([max(1, round(share * len(members))) for share in shares.values()])

@@ -114,6 +114,17 @@ def test_a_class_of_copies_alone_is_told_as_such(class_folders: Path) -> None:
     dogs = sorted((class_folders / "dog").iterdir())
     for dog in dogs[1:]:
         dog.write_bytes(dogs[0].read_bytes())
-    told = rf"class 'dog' has {len(dogs)} images, {len(dogs) - 1} of them copies of others, but needs 3"
+    told = (
+        r"class 'dog' has 10 images, 9 of them copies of others, but needs 3: .*; dog/1.png is the same as dog/0.png \("
+    )
     with pytest.raises(DataInvalid, match=told):
         folder(class_folders)
+
+
+def test_a_class_that_a_given_split_holds_already_is_told_as_such(class_folders: Path, tmp_path: Path) -> None:
+    """Validation that is given with the training images again leaves no picture to test on."""
+    for split in ("train", "val"):
+        shutil.copytree(class_folders, tmp_path / "twice" / split)
+    told = r"class 'cat' has 10 images, 10 of them copies.*; train/cat/0.png is the same as val/cat/0.png \("
+    with pytest.raises(DataInvalid, match=told):
+        folder(tmp_path / "twice")
