@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgn.cli import main
-from tests.toys import make_images
+from tests.toys import make_images, write_images
 from training.data.check import check, compare
 from training.data.registry import open_dataset
 
@@ -114,12 +114,10 @@ def test_a_class_that_a_published_list_leaves_out_is_no_obstacle(
 
 def test_a_long_list_of_reasons_is_cut_in_the_table_only(tmp_path: Path) -> None:
     """Folders of files that only bear the suffix of images have one reason a class."""
-    images = make_images(3)
     for number in range(60):
-        for copy in range(3):
-            path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images[copy] if number == 0 else f"no image {copy}".encode() * (number + 1))
+        write_images(tmp_path / "many" / f"class{number:02d}", 3, seed=number)
+    for number, file in enumerate(sorted((tmp_path / "many").glob("class*/*.png"))[3:]):
+        file.write_bytes(f"no image {number}".encode())
     report = check(f"folder:{tmp_path / 'many'}", Path()).report
     assert len(report.obstacles) == 59
     *_, last, more = report.table().splitlines()
@@ -148,12 +146,8 @@ def test_the_table_names_the_smallest_and_the_largest_class(split_folders: Path)
 
 def test_a_long_list_of_classes_is_cut_in_the_table_only(tmp_path: Path) -> None:
     """A thousand lines hide the findings below them."""
-    images = make_images(180)
     for number in range(60):
-        for copy in range(3):
-            path = tmp_path / "many" / f"class{number:02d}" / f"{copy}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images[3 * number + copy])
+        write_images(tmp_path / "many" / f"class{number:02d}", 3, seed=number)
     report = check(f"folder:{tmp_path / 'many'}", Path()).report
     assert "... and 10 more classes" in report.table()
     assert len(report.to_dict()["counts"]) == 60
