@@ -78,7 +78,7 @@ def _prices(axes: Axes, summary: Summary, fraction: float) -> dict[str, tuple[fl
 
 
 def name_points(figure: Figure, axes: Axes, points: dict[str, tuple[float, float]]) -> list[Bbox]:
-    """Write each name beside its point, on the first side where it covers no point and no other name.
+    """Write each name beside its point, on the first side where it covers no point, no other name and no scale.
 
     Call it last: whatever moves the axes afterwards moves the points, but not what was found about the names.
 
@@ -98,7 +98,7 @@ def name_points(figure: Figure, axes: Axes, points: dict[str, tuple[float, float
             text.set_horizontalalignment("left" if right > 0 else "right" if right < 0 else "center")
             text.set_verticalalignment("bottom" if up > 0 else "top")
             box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in taken):
+            if box.x0 >= axes.bbox.x0 and box.y0 >= axes.bbox.y0 and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
         names.append(box)

@@ -25,6 +25,15 @@ def test_names_of_points_at_one_place_cover_neither_each_other_nor_the_points() 
     assert not any(box.contains(*centre) for box in boxes for centre in centres)
 
 
+def test_names_of_points_beside_a_scale_stay_off_its_numbers() -> None:
+    """Also where a neighbour is in the way on the other side."""
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    boxes = name_points(figure, axes, {"linear probe": (0.2, 5.0), "iip": (0.5, 5.1), "vp": (5.0, 0.1)})
+    assert all(box.x0 >= axes.bbox.x0 and box.y0 >= axes.bbox.y0 for box in boxes)
+
+
 def test_without_a_finished_cell_there_is_no_picture(tmp_path: Path, grid: Grid) -> None:
     """Not an empty one."""
     assert not draw(summarise(grid, tmp_path / "out"), tmp_path / "plot.png")
