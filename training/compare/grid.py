@@ -78,7 +78,8 @@ class Block(BaseModel):
 class Grid(BaseModel):
     """The whole file. Options of `recipe` and `common` hold for every run; the nearer word decides.
 
-    Nearer are those of the set, then of the set at that share, of the method, and of the method on that set.
+    Nearer are those of the set, then of the set at that share, of the method, and of the method on that set. `{seed}` in
+    `start_from` stands for the cell's seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,6 +124,8 @@ class Grid(BaseModel):
             **method.on.get(name, {}),
             **searched,
         }
+        if "start_from" in options:
+            options["start_from"] = _of_seed(options["start_from"], seed)
         return Cell(
             row=row,
             method=method.method or row,
@@ -174,6 +177,14 @@ class Cell:
             words.append(f"{100 * self.fraction:g} %")
         words += [f"{name} {value}" for name, value in self.searched.items()]
         return " ".join([*words, f"seed {self.seed}"])
+
+
+def _of_seed(start_from: object, seed: int) -> object:
+    """Where runs of this seed start: `{seed}` in a path stands for it. What is no path is left to the check."""
+    paths = [start_from] if isinstance(start_from, str) else start_from
+    if not isinstance(paths, list):
+        return start_from
+    return [path.replace("{seed}", str(seed)) if isinstance(path, str) else path for path in paths]
 
 
 def _candidates(search: dict[str, list[Any]]) -> Iterable[Options]:

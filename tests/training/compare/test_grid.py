@@ -50,6 +50,14 @@ def test_a_share_of_the_images_has_options_of_its_own(write_grid: WriteGrid) -> 
     assert cells["cats.pgn.10pc.s0"] == {"epochs": 7, "warmup": 0.3}
 
 
+def test_a_run_may_start_from_one_of_the_same_seed(write_grid: WriteGrid) -> None:
+    """Seeds stay independent of each other also where one grid goes on from another, or from its own earlier cells."""
+    words = 'seeds = [0, 7]\n[sets.digits]\ndataset = "digits"\n[methods.pgn]\nstart_from = {}\n'
+    for given in ('"a/union.pgn.s{seed}"', '["a/union.pgn.s{seed}"]'):
+        cells = read_grid(write_grid(words.format(given))).cells()
+        assert [cell.options["start_from"] for cell in cells] == [["a/union.pgn.s0"], ["a/union.pgn.s7"]]
+
+
 def test_a_row_may_be_a_variant_of_a_method(write_grid: WriteGrid) -> None:
     """Ablations are rows like any other, under a name that a folder can have."""
     words = 'title = ""\n' + ONE_SET + '[methods."K 16, no library"]\nmethod = "pgn"\nnum_prompts = 16\n'
