@@ -29,14 +29,17 @@ def draw(summary: Summary, path: Path) -> bool:
 
 
 def _standings(summary: Summary) -> Figure:
-    """For each table its rows against the linear probe; for a single table also mean accuracy against parameters."""
+    """For each table its rows against the linear probe; for a single table also mean accuracy against parameters.
+
+    The latter only where there is a set that all rows have.
+    """
     (fraction,) = summary.fractions
     tables = [[row for row in summary.rows_of(table) if row != PROBE] for table in summary.tables]
     heights = [len(rows) + 1.5 for rows in tables]
-    width = 11 if len(tables) == 1 else 7
-    figure = Figure(figsize=(width, max(4.0, 0.36 * sum(heights) + 1)), layout="constrained")
+    priced = len(tables) == 1 and bool(_sets_of_all(summary, fraction))
+    figure = Figure(figsize=(11 if priced else 7, max(4.0, 0.36 * sum(heights) + 1)), layout="constrained")
     points = {}
-    if len(tables) == 1:
+    if priced:
         prices, leads = figure.subplots(1, 2)
         points = _prices(prices, summary, fraction)
         panels = [leads]
@@ -57,12 +60,20 @@ def _standings(summary: Summary) -> Figure:
     return figure
 
 
+def _finished_rows(summary: Summary) -> list[str]:
+    return [row for row in summary.rows if summary.row_results(row)]
+
+
+def _sets_of_all(summary: Summary, fraction: float) -> tuple[str, ...]:
+    """The sets over which all rows have a mean; a grid may have none."""
+    return summary.common_sets(_finished_rows(summary), fraction)
+
+
 def _prices(axes: Axes, summary: Summary, fraction: float) -> dict[str, tuple[float, float]]:
     """Every row at its trained parameters and its mean, both over the sets that all rows have; returns the points."""
-    rows = [row for row in summary.rows if summary.row_results(row)]
-    sets = summary.common_sets(rows, fraction)
+    sets = _sets_of_all(summary, fraction)
     points = {}
-    for row in rows if sets else []:
+    for row in _finished_rows(summary):
         groups = [group for name in sets if (group := summary.group(row, name, fraction))]
         value, deviation = mean_over_sets(groups)
         parameters = mean(mean(result.trained_parameters for result in group.results) for group in groups)
