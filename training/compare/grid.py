@@ -78,8 +78,8 @@ class Block(BaseModel):
 class Grid(BaseModel):
     """The whole file. Options of `recipe` and `common` hold for every run; the nearer word decides.
 
-    Nearer are those of the set, then of the set at that share, of the method, and of the method on that set. `{seed}` in
-    `start_from` stands for the cell's seed.
+    Nearer are those of the set, then of the set at that share, of the method, and of the method on that set. In
+    `start_from`, `{seed}` stands for the cell's seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
